@@ -1,0 +1,27 @@
+//! JSON-RPC 2.0 on a Unix socket: its server, its client and the checking of parameters. It
+//! refuses to know what any method does, and which devices, cores or disks exist.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod params;
+pub mod server;
+pub mod socket;
+
+mod error;
+mod request;
+mod split;
+mod strict;
+
+pub use error::RpcError;
+pub use split::{SplitError, Splitter};
+
+use serde_json::Value;
+
+/// What a [`server`] serves: one method call at a time, in the order in which they arrived.
+///
+/// A call that fails must have changed nothing.
+pub trait Service: Send + Sync {
+    /// Runs `method`. `params` is `None` when the caller sent none (or `null`), else an object or
+    /// an array; [`params::parse`] turns it into a typed value.
+    fn call(&self, method: &str, params: Option<&Value>) -> Result<Value, RpcError>;
+}
