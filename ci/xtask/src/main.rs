@@ -1,0 +1,2 @@
+//! placeholder
+fn main() { println!("{:?}", std::env::args().collect::<Vec<_>>()); }

@@ -1,0 +1,143 @@
+//! Words and descriptors in shared memory, read and written one at a time. Knows nothing of what they mean.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::region::Region;
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for u8 {}
+    impl Sealed for u16 {}
+    impl Sealed for u32 {}
+    impl Sealed for u64 {}
+    impl Sealed for [u64; 2] {}
+}
+
+/// Values for which every bit pattern is valid: `u8`, `u16`, `u32`, `u64`, `[u64; 2]`. Read as the machine's own byte order.
+pub trait Plain: sealed::Sealed + Copy + 'static {}
+impl<T: sealed::Sealed + Copy + 'static> Plain for T {}
+
+/// A checked array in shared memory that keeps its region mapped.
+///
+/// Another party may change any element at any time: `get` copies once, and the copy
+/// is what must be checked.
+#[derive(Debug)]
+pub struct Array<T: Plain> {
+    first: NonNull<T>,
+    count: u32,
+    region: Arc<Region>,
+}
+
+// SAFETY: the pointer stays valid as long as the Arc beside it, and access is volatile or atomic from any thread.
+unsafe impl<T: Plain> Send for Array<T> {}
+
+impl<T: Plain> Array<T> {
+    /// # Safety
+    /// `first` is aligned and `count` values from it lie inside `region`.
+    pub(crate) unsafe fn new(region: Arc<Region>, first: NonNull<T>, count: u32) -> Self {
+        Self { first, count, region }
+    }
+
+    /// How many elements there are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The region it lies in.
+    #[must_use]
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    fn at(&self, index: u32) -> NonNull<T> {
+        assert!(index < self.count, "index {index} of an array of {}", self.count);
+        // SAFETY: index < count, and `new` promised that count values lie inside the region.
+        unsafe { self.first.add(index as usize) }
+    }
+
+    /// Copies one element out.
+    ///
+    /// # Panics
+    /// If `index` is not below `count()`: callers mask or check it first.
+    #[must_use]
+    pub fn get(&self, index: u32) -> T {
+        // SAFETY: `at` returns an aligned address inside the live region, and any bit pattern is a T.
+        unsafe { self.at(index).read_volatile() }
+    }
+
+    /// Stores one element.
+    ///
+    /// # Panics
+    /// If `index` is not below `count()`.
+    pub fn set(&self, index: u32, value: T) {
+        // SAFETY: `at` returns an aligned address inside the live, writable region.
+        unsafe { self.at(index).write_volatile(value) };
+    }
+
+    /// Asks the processor to fetch an element's cache line; any index is harmless.
+    pub fn prefetch(&self, index: u32) {
+        if index < self.count {
+            let address = self.at(index);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch of an address inside the region has no effect but on the cache.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.as_ptr().cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = address;
+        }
+    }
+}
+
+impl Array<u16> {
+    fn atomic(&self, index: u32) -> &AtomicU16 {
+        // SAFETY: the address is aligned and live as long as self; every access of ours to it is atomic or volatile.
+        unsafe { AtomicU16::from_ptr(self.at(index).as_ptr()) }
+    }
+
+    /// Loads one index word with the given ordering.
+    #[must_use]
+    pub fn load(&self, index: u32, ordering: Ordering) -> u16 {
+        self.atomic(index).load(ordering)
+    }
+
+    /// Stores one index word with the given ordering.
+    pub fn store(&self, index: u32, value: u16, ordering: Ordering) {
+        self.atomic(index).store(value, ordering);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_where_bytes_are() {
+        let region = Region::anonymous(4096).unwrap();
+        let words = region.array::<u32>(8, 4).unwrap();
+        words.set(1, 0x0403_0201);
+        let mut bytes = [0; 4];
+        region.read(12, &mut bytes).unwrap();
+        assert_eq!(bytes, 0x0403_0201_u32.to_ne_bytes());
+        assert_eq!(words.get(1), 0x0403_0201);
+    }
+
+    #[test]
+    fn an_array_keeps_its_region_mapped() {
+        let region = Region::anonymous(4096).unwrap();
+        let index = region.array::<u16>(2, 1).unwrap();
+        drop(region);
+        index.store(0, 9, Ordering::Release);
+        assert_eq!(index.load(0, Ordering::Acquire), 9);
+    }
+
+    #[test]
+    #[should_panic(expected = "index 4 of an array of 4")]
+    fn an_index_past_the_end_is_our_own_fault_and_stops_us() {
+        let region = Region::anonymous(4096).unwrap();
+        let _ = region.array::<u32>(0, 4).unwrap().get(4);
+    }
+}

@@ -1,0 +1,231 @@
+//! A guest's address space: which guest-physical and which front-end addresses lie in which region. Knows no ring and no message.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::region::{Region, Segment};
+
+/// One range of guest memory as the front end describes it (vhost-user: "Memory region description").
+#[derive(Clone, Debug)]
+pub struct GuestRange {
+    /// Guest-physical address of its first byte.
+    pub guest: u64,
+    /// The front end's own virtual address of the same byte; ring addresses come in this form.
+    pub user: u64,
+    /// The memory itself; its length is the range's length.
+    pub region: Arc<Region>,
+}
+
+/// An address range that is not (wholly) guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TranslateError {
+    /// First address asked for.
+    pub address: u64,
+    /// Bytes asked for.
+    pub len_bytes: u64,
+}
+
+impl fmt::Display for TranslateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {:#x} are not all guest memory", self.len_bytes, self.address)
+    }
+}
+
+impl std::error::Error for TranslateError {}
+
+/// A range that cannot be part of a guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRangeError {
+    /// Its last address overflows.
+    Overflow {
+        /// The first address of the range.
+        address: u64,
+    },
+    /// It overlaps another range of the same guest.
+    Overlap {
+        /// Guest-physical address of the refused range.
+        guest: u64,
+    },
+}
+
+impl fmt::Display for GuestRangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overflow { address } => write!(f, "the memory region at {address:#x} ends past the last address"),
+            Self::Overlap { guest } => write!(f, "the memory region at guest address {guest:#x} overlaps another"),
+        }
+    }
+}
+
+impl std::error::Error for GuestRangeError {}
+
+/// A guest's memory: ranges sorted by guest address, which never overlap.
+#[derive(Clone, Debug, Default)]
+pub struct GuestMap {
+    ranges: Vec<GuestRange>,
+    /// The range that matched last; neighbours in a ring mostly lie in the same one.
+    last: Cell<usize>,
+}
+
+impl GuestMap {
+    /// Adds a range.
+    ///
+    /// # Errors
+    /// [`GuestRangeError`] if an address would overflow or the range overlaps another in guest space.
+    pub fn add(&mut self, range: GuestRange) -> Result<(), GuestRangeError> {
+        let len_bytes = range.region.len_bytes();
+        for address in [range.guest, range.user] {
+            address.checked_add(len_bytes).ok_or(GuestRangeError::Overflow { address })?;
+        }
+        let end = range.guest + len_bytes;
+        if self.ranges.iter().any(|other| range.guest < other.guest + other.region.len_bytes() && other.guest < end) {
+            return Err(GuestRangeError::Overlap { guest: range.guest });
+        }
+        let at = self.ranges.partition_point(|other| other.guest < range.guest);
+        self.ranges.insert(at, range);
+        Ok(())
+    }
+
+    /// Takes out the range that has exactly these addresses and this length.
+    pub fn remove(&mut self, guest: u64, user: u64, len_bytes: u64) -> Option<GuestRange> {
+        let at = self.ranges.iter().position(|r| r.guest == guest && r.user == user && r.region.len_bytes() == len_bytes)?;
+        self.last.set(0);
+        Some(self.ranges.remove(at))
+    }
+
+    /// All ranges, by guest address.
+    #[must_use]
+    pub fn ranges(&self) -> &[GuestRange] {
+        &self.ranges
+    }
+
+    /// Whether memory of any range has gone missing under us.
+    #[must_use]
+    pub fn poisoned(&self) -> bool {
+        self.ranges.iter().any(|range| range.region.poisoned())
+    }
+
+    fn find(&self, guest: u64) -> Option<&GuestRange> {
+        let hit = |range: &&GuestRange| guest.checked_sub(range.guest).is_some_and(|o| o < range.region.len_bytes());
+        if let Some(range) = self.ranges.get(self.last.get()).filter(hit) {
+            return Some(range);
+        }
+        let at = self.ranges.partition_point(|range| range.guest <= guest).checked_sub(1)?;
+        let range = self.ranges.get(at).filter(hit)?;
+        self.last.set(at);
+        Some(range)
+    }
+
+    /// Turns a guest buffer into segments: one as a rule, more where it crosses from one range into the next.
+    ///
+    /// # Errors
+    /// [`TranslateError`] if any byte is not guest memory; `each` may have been called for a part.
+    pub fn segments(&self, guest: u64, len_bytes: u32, mut each: impl FnMut(Segment)) -> Result<(), TranslateError> {
+        let error = TranslateError { address: guest, len_bytes: u64::from(len_bytes) };
+        let mut at = guest;
+        let mut left = len_bytes;
+        loop {
+            let range = self.find(at).ok_or(error)?;
+            let offset = at - range.guest;
+            let here = u32::try_from(range.region.len_bytes() - offset).map_or(left, |room| room.min(left));
+            each(range.region.segment(offset, here).map_err(|_| error)?);
+            left -= here;
+            if left == 0 {
+                return Ok(());
+            }
+            at = at.checked_add(u64::from(here)).ok_or(error)?;
+        }
+    }
+
+    /// The region and offset of a front-end virtual address, with at least `len_bytes` behind it in the same region.
+    ///
+    /// # Errors
+    /// [`TranslateError`] if the bytes do not lie in one range.
+    pub fn user(&self, user: u64, len_bytes: u64) -> Result<(&Arc<Region>, u64), TranslateError> {
+        self.ranges
+            .iter()
+            .find_map(|range| {
+                let offset = user.checked_sub(range.user)?;
+                (offset.checked_add(len_bytes)? <= range.region.len_bytes()).then_some((&range.region, offset))
+            })
+            .ok_or(TranslateError { address: user, len_bytes })
+    }
+
+    /// The region and offset of a guest-physical address, with at least `len_bytes` behind it in the same region.
+    ///
+    /// # Errors
+    /// [`TranslateError`] if the bytes do not lie in one range.
+    pub fn guest(&self, guest: u64, len_bytes: u64) -> Result<(&Arc<Region>, u64), TranslateError> {
+        let error = TranslateError { address: guest, len_bytes };
+        let range = self.find(guest).ok_or(error)?;
+        let offset = guest - range.guest;
+        let end = offset.checked_add(len_bytes).ok_or(error)?;
+        if end <= range.region.len_bytes() { Ok((&range.region, offset)) } else { Err(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range(guest: u64, user: u64, len_bytes: u64) -> GuestRange {
+        GuestRange { guest, user, region: Region::anonymous(len_bytes).unwrap() }
+    }
+
+    fn two() -> GuestMap {
+        let mut map = GuestMap::default();
+        map.add(range(0x10000, 0x7000_0000, 0x1000)).unwrap();
+        map.add(range(0x11000, 0x9000_0000, 0x2000)).unwrap();
+        map.add(range(0x20000, 0x5000_0000, 0x1000)).unwrap();
+        map
+    }
+
+    #[test]
+    fn a_buffer_across_two_neighbours_is_split_at_the_seam() {
+        let map = two();
+        let mut got = Vec::new();
+        map.segments(0x10ff0, 0x20, |s| got.push((s.region(), s.offset(), s.len_bytes()))).unwrap();
+        assert_eq!(got, [(map.ranges()[0].region.id(), 0xff0, 0x10), (map.ranges()[1].region.id(), 0, 0x10)]);
+    }
+
+    #[test]
+    fn a_buffer_into_a_hole_or_past_the_end_is_refused() {
+        let map = two();
+        for (at, len) in [(0x12ff0, 0x20), (0xffff, 1), (0x20fff, 2), (u64::MAX, 1), (0x21000, 0)] {
+            assert!(map.segments(at, len, |_| ()).is_err(), "{at:#x}+{len}");
+        }
+    }
+
+    #[test]
+    fn overlapping_and_overflowing_ranges_are_refused() {
+        let mut map = two();
+        assert_eq!(map.add(range(0x10fff, 0, 0x1000)).unwrap_err(), GuestRangeError::Overlap { guest: 0x10fff });
+        assert!(matches!(map.add(range(u64::MAX - 5, 0, 0x1000)), Err(GuestRangeError::Overflow { .. })));
+        assert!(matches!(map.add(range(0x90000, u64::MAX - 5, 0x1000)), Err(GuestRangeError::Overflow { .. })));
+    }
+
+    #[test]
+    fn a_removed_range_is_no_longer_found() {
+        let mut map = two();
+        map.segments(0x20000, 1, |_| ()).unwrap();
+        assert!(map.remove(0x20000, 0x5000_0000, 0x999).is_none());
+        assert!(map.remove(0x20000, 0x5000_0000, 0x1000).is_some());
+        assert!(map.segments(0x20000, 1, |_| ()).is_err());
+        assert!(map.user(0x5000_0000, 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn segments_cover_exactly_what_was_asked(at in 0x0f000u64..0x22000, len in 1u32..0x4000) {
+            let map = two();
+            let mut covered = 0;
+            let inside = |a: u64| map.ranges().iter().any(|r| a >= r.guest && a < r.guest + r.region.len_bytes());
+            let whole = (at..at + u64::from(len)).step_by(0x100).chain([at + u64::from(len) - 1]).all(inside);
+            let outcome = map.segments(at, len, |s| covered += s.len_bytes());
+            prop_assert_eq!(outcome.is_ok(), whole);
+            if whole { prop_assert_eq!(covered, len); }
+        }
+    }
+}
