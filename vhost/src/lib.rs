@@ -1,1 +1,20 @@
-//! placeholder
+//! vhost-user-blk: a disk served to a virtual machine over shared memory. Knows no device below and no reactor; it is given both as contracts.
+//!
+//! `session` speaks the messages of the vhost-user protocol on a control thread,
+//! `ring` reads and writes the untrusted virtqueue, `blk` turns its chains into
+//! requests, and `queue` is the poller that joins them on a core.
+//!
+//! # Threat model
+//! The guest, and the front end that speaks for it, are hostile: every descriptor,
+//! header and index is copied once and checked once; every passed file is checked
+//! against what it backs. What goes wrong costs that queue or that connection, and is
+//! logged with its reason.
+#![forbid(unsafe_code)]
+
+pub mod blk;
+mod queue;
+mod ring;
+
+pub use blk::{BlkFeatures, Disk};
+pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};
+pub use ring::{RingAddresses, RingError, RingFault, SplitRing};

@@ -1,0 +1,5 @@
+//! The virtqueue as an untrusted data structure in shared memory. Knows no request.
+
+mod split;
+
+pub use split::{RingAddresses, RingError, RingFault, SplitRing};
