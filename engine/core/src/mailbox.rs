@@ -66,6 +66,8 @@ pub enum Command {
     Map(Arc<Region>, Sender<()>),
     /// Forgets a region; the reply carries it away, so that it is never unmapped on the core.
     Unmap(RegionId, Sender<Option<Arc<Region>>>),
+    /// Asks for the pollers that run, with their names.
+    List(Sender<Vec<(PollerId, String)>>),
     /// Runs something short on the core.
     Visit(Box<dyn FnOnce(&mut Core) + Send>),
     /// Ends the reactor once its pollers have been stopped.
@@ -144,6 +146,12 @@ impl Mailbox {
     /// Forgets a region and brings it back from the core.
     pub fn unmap(&self, id: RegionId) -> Option<Arc<Region>> {
         self.ask(|reply| Command::Unmap(id, reply)).recv().ok().flatten()
+    }
+
+    /// The pollers that run on the core, with their names.
+    #[must_use]
+    pub fn list(&self) -> Vec<(PollerId, String)> {
+        self.ask(Command::List).recv().unwrap_or_default()
     }
 
     /// Runs something short on the core and waits for its answer; `None` if the core has quit.
