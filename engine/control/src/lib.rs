@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod histogram;
+pub mod methods;
 pub mod params;
 pub mod server;
 pub mod socket;

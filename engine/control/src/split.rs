@@ -77,11 +77,6 @@ impl Splitter {
         self.held.extend_from_slice(bytes);
     }
 
-    /// Whether the stream stands between two texts, with nothing but white space held.
-    pub fn is_between_texts(&self) -> bool {
-        self.held.iter().all(u8::is_ascii_whitespace)
-    }
-
     /// The next complete text, without the white space around it; `None` if more bytes are needed.
     pub fn next_text(&mut self) -> Result<Option<Vec<u8>>, SplitError> {
         if self.seen == 0 {
@@ -159,5 +154,122 @@ impl Splitter {
         }
         self.open.push(closing);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SplitError, Splitter};
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    /// All the texts in `stream`, pushed in pieces cut at `cuts` (in bytes, taken modulo).
+    fn split(stream: &[u8], cuts: &[usize]) -> Result<Vec<Vec<u8>>, SplitError> {
+        let mut splitter = Splitter::new(1000, 10);
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (stream.len() + 1)).collect();
+        cuts.sort_unstable();
+        cuts.push(stream.len());
+        let mut texts = Vec::new();
+        let mut start = 0;
+        for cut in cuts {
+            splitter.push(&stream[start..cut]);
+            start = cut;
+            while let Some(text) = splitter.next_text()? {
+                texts.push(text);
+            }
+        }
+        Ok(texts)
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[\\\\\"{}\\[\\]a\u{e4}\u{0}-\u{20}]{0,9}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 20, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a\"\\\\{]{0,3}", inner, 0..4).prop_map(|map| Value::Object(Map::from_iter(map))),
+            ]
+        })
+    }
+
+    fn any_request() -> impl Strategy<Value = Value> {
+        any_json().prop_map(|value| if value.is_array() || value.is_object() { value } else { Value::Array(vec![value]) })
+    }
+
+    proptest! {
+        #[test]
+        fn any_cutting_of_a_stream_yields_the_same_texts(
+            values in prop::collection::vec((any_request(), any::<bool>(), "[ \r\n\t]{0,3}"), 0..5),
+            cuts in prop::collection::vec(any::<usize>(), 0..9),
+        ) {
+            let print = |(value, is_pretty, _): &(Value, bool, String)| if *is_pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) };
+            let texts: Vec<Vec<u8>> = values.iter().map(|value| print(value).expect("a value is printable")).collect();
+            let mut stream = Vec::new();
+            for (text, (_, _, space)) in texts.iter().zip(&values) {
+                stream.extend_from_slice(text);
+                stream.extend_from_slice(space.as_bytes());
+            }
+            prop_assert_eq!(split(&stream, &cuts), Ok(texts));
+        }
+
+        #[test]
+        fn any_cutting_of_any_bytes_ends_alike(
+            stream in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\"\\:, 1a".as_slice())], 0..60),
+            cuts in prop::collection::vec(any::<usize>(), 0..9),
+        ) {
+            prop_assert_eq!(split(&stream, &cuts), split(&stream, &[]));
+        }
+    }
+
+    #[test]
+    fn what_no_json_text_can_hold_is_refused_at_once() {
+        for (stream, expected) in [
+            (&b"x"[..], SplitError::Start(b'x')),
+            (b"{} 12", SplitError::Start(b'1')),
+            (b"}", SplitError::Start(b'}')),
+            (b"\0", SplitError::Start(0)),
+            (b"{]", SplitError::Mismatch(b']')),
+            (b"[[}", SplitError::Mismatch(b'}')),
+            (b"{A", SplitError::Stray(b'A')),
+            (b"{\xff", SplitError::Stray(0xff)),
+            (b"[\"\n", SplitError::Stray(b'\n')),
+            (b"[[[[[[[[[[[", SplitError::TooDeep(10)),
+        ] {
+            assert_eq!(split(stream, &[]), Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_text_may_be_as_long_as_the_limit_and_no_longer() {
+        let text = |len: usize| format!("[\"{}\"]", "a".repeat(len - 4)).into_bytes();
+        assert_eq!(split(&text(1000), &[]).map(|texts| texts.len()), Ok(1));
+        assert_eq!(split(&text(1001), &[]), Err(SplitError::TooLong(1000)));
+        // Unfinished, it is refused as soon as it cannot end within the limit any more.
+        assert_eq!(split(&text(1500)[..1001], &[]), Err(SplitError::TooLong(1000)));
+    }
+
+    #[test]
+    fn white_space_between_texts_is_not_collected() {
+        let mut splitter = Splitter::new(1000, 10);
+        for _ in 0..100 {
+            splitter.push(&[b' '; 1000]);
+            assert_eq!(splitter.next_text(), Ok(None));
+        }
+        assert!(splitter.held.is_empty());
+        splitter.push(b" {} ");
+        assert_eq!(splitter.next_text(), Ok(Some(b"{}".to_vec())));
+    }
+
+    #[test]
+    fn the_room_of_a_long_text_is_given_back() {
+        let mut splitter = Splitter::new(1 << 20, 10);
+        splitter.push(format!("[\"{}\"]{{", "a".repeat(500_000)).as_bytes());
+        assert!(splitter.next_text().expect("JSON").is_some());
+        assert!(splitter.held.capacity() < 1000, "{}", splitter.held.capacity());
     }
 }
