@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the testbed waits for processes and reports wall times; no simulated code runs here"
-)]
+#[allow(clippy::disallowed_methods, reason = "the testbed waits for processes and reports wall times; no simulated code runs here")]
 fn now() -> Instant {
     Instant::now()
 }
@@ -48,8 +45,6 @@ impl Deadline {
     /// The time left, or nothing when the deadline has passed.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
-        self.0
-            .checked_duration_since(now())
-            .filter(|left| !left.is_zero())
+        self.0.checked_duration_since(now()).filter(|left| !left.is_zero())
     }
 }

@@ -48,10 +48,7 @@ impl Mirrors {
         };
         Self {
             main: find(RELEASE, "http://deb.debian.org/debian"),
-            security: find(
-                &format!("{RELEASE}-security"),
-                "http://deb.debian.org/debian-security",
-            ),
+            security: find(&format!("{RELEASE}-security"), "http://deb.debian.org/debian-security"),
         }
     }
 
@@ -82,8 +79,7 @@ fn of_lines(text: &str) -> Vec<Source> {
         let mut words = rest.split_whitespace();
         let (uri, suite) = (words.next()?, words.next()?);
         let components: Vec<&str> = words.collect();
-        usable(uri, &components)
-            .then(|| Source { uri: uri.to_owned(), suites: vec![suite.to_owned()] })
+        usable(uri, &components).then(|| Source { uri: uri.to_owned(), suites: vec![suite.to_owned()] })
     };
     text.lines().filter_map(source).collect()
 }
@@ -101,7 +97,7 @@ fn of_stanza(lines: &[&str]) -> Option<Source> {
             let key = line.split_once(':').map(|(key, _)| key);
             key.is_some_and(|key| key.eq_ignore_ascii_case(name))
         };
-        let Some(start) = lines.iter().position(|line| is_it(line)) else { return Vec::new() };
+        let Some(start) = lines.iter().position(is_it) else { return Vec::new() };
         let first = lines[start].split_once(':').map_or("", |(_, value)| value);
         let more = lines[start + 1..].iter().take_while(|line| line.starts_with([' ', '\t']));
         first.split_whitespace().chain(more.flat_map(|line| line.split_whitespace())).collect()
@@ -140,8 +136,7 @@ mod tests {
     fn a_machine_of_another_release_uses_the_public_mirrors() {
         let stanzas = "Enabled: no\nTypes: deb\nURIs: http://off/\nSuites: bookworm\nComponents: main\n\n\
             Types: deb\nURIs: http://m/\nSuites: trixie\nComponents: main\n";
-        let public =
-            mirrors("http://deb.debian.org/debian", "http://deb.debian.org/debian-security");
+        let public = mirrors("http://deb.debian.org/debian", "http://deb.debian.org/debian-security");
         assert_eq!(Mirrors::choose(&of_stanzas(stanzas)), public);
         assert_eq!(Mirrors::of_system(Path::new("/nonexistent")), public);
     }

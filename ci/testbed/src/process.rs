@@ -170,12 +170,7 @@ pub fn open_log(path: &Path) -> Result<File, RunError> {
 ///
 /// # Errors
 /// See [`RunError`]; a program that fails is quoted with the last lines of its log.
-pub fn run_logged(
-    program: &str,
-    command: &mut Command,
-    log: &Path,
-    limit: Duration,
-) -> Result<(), RunError> {
+pub fn run_logged(program: &str, command: &mut Command, log: &Path, limit: Duration) -> Result<(), RunError> {
     let out = open_log(log)?;
     let err = out.try_clone().map_err(|source| RunError::Log { path: log.to_owned(), source })?;
     command.stdin(Stdio::null()).stdout(out).stderr(err);
@@ -183,12 +178,7 @@ pub fn run_logged(
     match process.wait_until(Deadline::after(limit))? {
         None => Err(RunError::Late { program: program.to_owned(), log: log.to_owned() }),
         Some(status) if status.success() => Ok(()),
-        Some(status) => Err(RunError::Failed {
-            program: program.to_owned(),
-            status,
-            log: log.to_owned(),
-            tail: tail(log, 15),
-        }),
+        Some(status) => Err(RunError::Failed { program: program.to_owned(), status, log: log.to_owned(), tail: tail(log, 15) }),
     }
 }
 

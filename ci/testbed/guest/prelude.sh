@@ -1,0 +1,45 @@
+# Functions for guest scripts. A script makes claims; the host counts them, and one that does not hold fails the guest.
+
+broken=0
+
+# claim "TEXT" COMMAND...   the command succeeds
+claim() {
+    text=$1
+    shift
+    if "$@" >/run/claim.log 2>&1; then
+        echo "claim ok: $text"
+    else
+        echo "claim FAILED: $text"
+        echo "  $* ended with $?:"
+        tail -n 20 /run/claim.log | sed 's/^/  /'
+        broken=1
+    fi
+}
+
+# refute "TEXT" COMMAND...   the command fails
+refute() {
+    text=$1
+    shift
+    claim "$text" not "$@"
+}
+
+not() {
+    ! "$@"
+}
+
+# The last line of every script that claims anything.
+conclude() {
+    exit $broken
+}
+
+# disk NUMBER   the block device of the host's disk of that number, by its PCI slot
+disk() {
+    set -- /sys/bus/pci/devices/0000:00:$(printf %02x $((16 + $1))).0/virtio*/block/*
+    echo "/dev/${1##*/}"
+}
+
+# reach MARK   tells the host that the script is here, and waits until the host answers
+reach() {
+    echo "reached: $1"
+    read -r answer
+}

@@ -1,0 +1,389 @@
+//! One running guest: QEMU, its disks, its console, and how it ended. It knows no test and no accelerator but by name.
+
+use crate::accelerator::Accelerator;
+use crate::clock::Deadline;
+use crate::image::Image;
+use crate::packages::Packages;
+use crate::process::{Process, RunError, open_log, tail};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Functions every guest script can use; they stand in front of it.
+const PRELUDE: &str = include_str!("../guest/prelude.sh");
+
+/// What `init` makes QEMU exit with when the script ended well: (byte << 1) | 1, see `guest/init`.
+const PASSED: i32 = (0o052 << 1) | 1;
+/// The same for a script that ended with a failure.
+const FAILED: i32 = (0o065 << 1) | 1;
+
+/// A guest that says more than this many claims is out of its mind.
+const CLAIMS_MAX: usize = 1000;
+/// A console line longer than this is cut.
+const LINE_BYTES_MAX: usize = 4096;
+
+/// What a guest is made of, and who runs it.
+#[derive(Debug, Clone)]
+pub struct Maker {
+    /// Where QEMU comes from.
+    pub packages: Packages,
+    /// What it boots.
+    pub image: Image,
+    /// What its processors run on.
+    pub accelerator: Accelerator,
+}
+
+/// A vhost-user-blk disk of a guest.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The back end's socket.
+    pub socket: PathBuf,
+    /// How many request queues the front end asks for.
+    pub queues: u16,
+}
+
+/// One guest to be started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Names its files and log.
+    pub name: String,
+    /// At least 512: below it the image does not fit.
+    pub memory_mib: u32,
+    /// More than one only when no other guest runs: emulated processors compete for the machine's.
+    pub processors: u16,
+    /// Its disks; the script knows them by their place in this list.
+    pub disks: Vec<Disk>,
+    /// What it runs: a shell script behind the functions of `guest/prelude.sh`.
+    pub script: String,
+}
+
+/// What a guest has found, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The claim.
+    pub text: String,
+    /// Whether it held.
+    pub held: bool,
+}
+
+/// Why a guest has not done what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// QEMU could not be started.
+    #[error("QEMU cannot be started")]
+    Start(#[from] RunError),
+    /// Its files cannot be written, or its console not be read.
+    #[error("the guest {name} cannot be talked to")]
+    Console {
+        /// The guest.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It did not come to the awaited point in time.
+    #[error("the guest {name} did not get to \"{awaited}\" in time; its console is {}{tail}", log.display())]
+    Late {
+        /// The guest.
+        name: String,
+        /// The line that was waited for.
+        awaited: String,
+        /// What its console showed.
+        log: PathBuf,
+        /// The end of that.
+        tail: String,
+    },
+    /// Its script ended with a failure.
+    #[error("the script of the guest {name} failed; its console is {}{tail}", log.display())]
+    Script {
+        /// The guest.
+        name: String,
+        /// What its console showed.
+        log: PathBuf,
+        /// The end of that.
+        tail: String,
+    },
+    /// It panicked, powered off, or QEMU failed.
+    #[error("the guest {name} crashed ({status}); its console is {}{tail}", log.display())]
+    Crashed {
+        /// The guest.
+        name: String,
+        /// How QEMU ended.
+        status: ExitStatus,
+        /// Whether it shows the panic which emulated processors are known for, and which says nothing of the disk.
+        emulator_panic: bool,
+        /// What its console showed.
+        log: PathBuf,
+        /// The end of that.
+        tail: String,
+    },
+}
+
+impl GuestError {
+    /// Whether trying once more is fair: one in about fifty emulated guests dies of a double fault in QEMU's
+    /// emulation, with flags no processor has.
+    #[must_use]
+    pub fn is_emulator_panic(&self) -> bool {
+        matches!(self, Self::Crashed { emulator_panic: true, .. })
+    }
+}
+
+/// A running guest. Dropping it kills it.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    process: Process,
+    console: UnixStream,
+    socket: PathBuf,
+    log: PathBuf,
+    unread: Vec<u8>,
+    claims: Vec<Claim>,
+}
+
+impl Maker {
+    /// Starts a guest. Its sockets are in `sockets` (a short path: the kernel allows 107 bytes), its logs in `logs`.
+    ///
+    /// # Errors
+    /// [`GuestError::Start`] or [`GuestError::Console`]; what QEMU said is in the log beside the console's.
+    pub fn boot(&self, plan: &Plan, sockets: &Path, logs: &Path) -> Result<Guest, GuestError> {
+        let name = plan.name.clone();
+        let failed = |source| GuestError::Console { name: name.clone(), source };
+        let log = logs.join(format!("{name}.console.log"));
+        let qemu_log = logs.join(format!("{name}.qemu.log"));
+        let script = logs.join(format!("{name}.sh"));
+        let socket = sockets.join(format!("{name}.console"));
+        let errors = open_log(&qemu_log)?;
+        fs::write(&script, format!("{PRELUDE}\n{}", plan.script)).map_err(failed)?;
+        // What an earlier guest of this name has left.
+        let _ = fs::remove_file(&socket);
+        let _ = fs::remove_file(&log);
+
+        let mut command = self.command(plan, &script, &socket, &log);
+        let output = errors.try_clone().map_err(failed)?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        // A group of its own: Ctrl-C on the terminal goes to the program that owns it, which stops it in order.
+        command.process_group(0);
+        let mut process = Process::start("qemu-system-x86_64", &mut command)?;
+        let console = connect(&mut process, &socket, &qemu_log)?.map_err(failed)?;
+        Ok(Guest { name, process, console, socket, log, unread: Vec::new(), claims: Vec::new() })
+    }
+
+    /// The whole command line of QEMU.
+    fn command(&self, plan: &Plan, script: &Path, socket: &Path, log: &Path) -> Command {
+        let mut command = self.packages.command("qemu-system-x86_64");
+        command.env("QEMU_MODULE_DIR", self.packages.path("usr/lib/x86_64-linux-gnu/qemu"));
+        for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(self.packages.path(folder));
+        }
+        let Plan { memory_mib, processors, .. } = plan;
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args(self.accelerator.arguments());
+        command.args(["-machine", "q35,memory-backend=mem"]);
+        command.args(["-m", &memory_mib.to_string(), "-smp", &processors.to_string()]);
+        // vhost-user back ends map the guest's memory: it has to be shared.
+        let memory = format!("memory-backend-memfd,id=mem,size={memory_mib}M,share=on");
+        command.args(["-object", &memory]);
+        command.arg("-kernel").arg(&self.image.kernel);
+        command.arg("-initrd").arg(&self.image.initramfs);
+        command.args(["-append", &kernel_arguments(self.accelerator)]);
+        command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
+        command.arg("-fw_cfg").arg(option("name=opt/spinel/script,file=", script));
+        // QEMU waits for us at the console before it starts, so that no line of it is missed.
+        let mut chardev = option("socket,id=console,server=on,wait=on,path=", socket);
+        chardev.push(option(",logfile=", log));
+        command.arg("-chardev").arg(chardev).args(["-serial", "chardev:console"]);
+        for (number, disk) in plan.disks.iter().enumerate() {
+            let id = format!("disk{number}");
+            command.arg("-chardev").arg(option(&format!("socket,id={id},path="), &disk.socket));
+            // The address is the disk's number to the script, whatever name Linux gives it.
+            let (queues, slot) = (disk.queues, FIRST_SLOT + number);
+            command.args(["-device", &format!("vhost-user-blk-pci,chardev={id},num-queues={queues},event_idx=on,addr={slot:#x}")]);
+        }
+        command
+    }
+}
+
+/// The PCI slot of the first disk; `disk` in `guest/prelude.sh` knows it too.
+const FIRST_SLOT: usize = 0x10;
+
+/// A path in an option of QEMU's, where a comma is written twice.
+fn option(before: &str, path: &Path) -> OsString {
+    OsString::from(format!("{before}{}", path.display().to_string().replace(',', ",,")))
+}
+
+fn kernel_arguments(accelerator: Accelerator) -> String {
+    let always = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off audit=0 cryptomgr.notests";
+    match accelerator {
+        Accelerator::Kvm => always.to_owned(),
+        // An emulated clock is steady but late, and the kernel's checks of it cost seconds.
+        Accelerator::Emulation => {
+            format!("{always} tsc=reliable no_timer_check random.trust_cpu=on")
+        }
+    }
+}
+
+/// Connects to the console as soon as QEMU listens there.
+fn connect(process: &mut Process, socket: &Path, log: &Path) -> Result<io::Result<UnixStream>, RunError> {
+    let deadline = Deadline::after_s(30);
+    loop {
+        match UnixStream::connect(socket) {
+            Err(e) if deadline.left().is_none() => return Ok(Err(e)),
+            Err(_) => {}
+            connected => return Ok(connected),
+        }
+        // The event waited for is QEMU's end; a socket that is not there yet is looked for at every round.
+        if let Some(status) = process.wait_until(Deadline::after(Duration::from_millis(20)))? {
+            let program = "qemu-system-x86_64".to_owned();
+            return Err(RunError::Failed { program, status, log: log.to_owned(), tail: tail(log, 5) });
+        }
+    }
+}
+
+impl Guest {
+    /// Reads the console up to a line that starts with `mark`, and answers the rest of that line.
+    ///
+    /// # Errors
+    /// [`GuestError::Late`] at the deadline, and how the guest ended when it ends before.
+    pub fn until(&mut self, mark: &str, deadline: Deadline) -> Result<String, GuestError> {
+        loop {
+            match self.line(mark, deadline)? {
+                Some(line) => {
+                    if let Some(rest) = line.strip_prefix(mark) {
+                        return Ok(rest.trim().to_owned());
+                    }
+                }
+                None => return Err(self.ended(deadline)?),
+            }
+        }
+    }
+
+    /// Writes a line to the console, for a script that waits for one.
+    ///
+    /// # Errors
+    /// [`GuestError::Console`] when the console is gone.
+    pub fn tell(&mut self, word: &str) -> Result<(), GuestError> {
+        let failed = |source| GuestError::Console { name: self.name.clone(), source };
+        self.console.write_all(format!("{word}\n").as_bytes()).map_err(failed)
+    }
+
+    /// Waits for the script's end, and answers every claim the guest has made, those that did not hold too.
+    ///
+    /// # Errors
+    /// When the guest ended in any other way than by a script that ended, or not in time. A script that failed
+    /// without a claim that did not hold is [`GuestError::Script`].
+    pub fn finish(mut self, deadline: Deadline) -> Result<Vec<Claim>, GuestError> {
+        while self.line("the end of the script", deadline)?.is_some() {}
+        let broken = self.claims.iter().any(|claim| !claim.held);
+        match self.status(deadline)? {
+            status if status.code() == Some(PASSED) && !broken => {}
+            status if status.code() == Some(FAILED) && broken => {}
+            status => return Err(self.failure(status)),
+        }
+        Ok(std::mem::take(&mut self.claims))
+    }
+
+    /// Kills QEMU at once (SIGKILL), whatever its guest is doing, and answers the claims made until then.
+    #[must_use]
+    pub fn kill(mut self) -> Vec<Claim> {
+        self.process.kill();
+        std::mem::take(&mut self.claims)
+    }
+
+    /// Lets the guest outlive this program.
+    #[must_use]
+    pub fn leave_running(self) -> Left {
+        Left { process_id: self.process.leave_running(), console: self.socket, log: self.log }
+    }
+
+    /// The next console line, or nothing at the console's end. Claims are noted on the way.
+    fn line(&mut self, awaited: &str, deadline: Deadline) -> Result<Option<String>, GuestError> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let bytes: Vec<u8> = self.unread.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&bytes).trim().to_owned();
+                self.note(&line);
+                return Ok(Some(line));
+            }
+            if self.unread.len() > LINE_BYTES_MAX {
+                self.unread.clear();
+            }
+            if !self.read_some(awaited, deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn read_some(&mut self, awaited: &str, deadline: Deadline) -> Result<bool, GuestError> {
+        let failed = |source| GuestError::Console { name: self.name.clone(), source };
+        let late =
+            || GuestError::Late { name: self.name.clone(), awaited: awaited.to_owned(), log: self.log.clone(), tail: tail(&self.log, 10) };
+        let left = deadline.left().ok_or_else(late)?;
+        self.console.set_read_timeout(Some(left)).map_err(failed)?;
+        let mut buffer = [0; 4096];
+        match self.console.read(&mut buffer) {
+            Ok(0) => Ok(false),
+            Ok(read) => {
+                self.unread.extend_from_slice(&buffer[..read]);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(late()),
+            // QEMU's end may reset the connection: its exit status says more.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(false),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    fn note(&mut self, line: &str) {
+        let claim = |text: &str, held| Claim { text: text.to_owned(), held };
+        let found = match (line.strip_prefix("claim ok: "), line.strip_prefix("claim FAILED: ")) {
+            (Some(text), _) => claim(text, true),
+            (_, Some(text)) => claim(text, false),
+            _ => return,
+        };
+        assert!(self.claims.len() < CLAIMS_MAX, "the guest {} claims without end", self.name);
+        self.claims.push(found);
+    }
+
+    /// The error for a guest that has ended before its script came to an awaited point.
+    fn ended(&mut self, deadline: Deadline) -> Result<GuestError, GuestError> {
+        let status = self.status(deadline)?;
+        Ok(self.failure(status))
+    }
+
+    fn status(&mut self, deadline: Deadline) -> Result<ExitStatus, GuestError> {
+        let late = || GuestError::Late {
+            name: self.name.clone(),
+            awaited: "the end of QEMU".to_owned(),
+            log: self.log.clone(),
+            tail: tail(&self.log, 10),
+        };
+        self.process.wait_until(deadline)?.ok_or_else(late)
+    }
+
+    fn failure(&self, status: ExitStatus) -> GuestError {
+        let (name, log, tail) = (self.name.clone(), self.log.clone(), tail(&self.log, 15));
+        if matches!(status.code(), Some(PASSED | FAILED)) {
+            return GuestError::Script { name, log, tail };
+        }
+        let console = fs::read(&self.log).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let emulator_panic = console.contains("PANIC: double fault");
+        GuestError::Crashed { name, status, emulator_panic, log, tail }
+    }
+}
+
+/// A guest that was left running.
+#[derive(Debug, Clone)]
+pub struct Left {
+    /// QEMU's process id.
+    pub process_id: u32,
+    /// The socket its console is on.
+    pub console: PathBuf,
+    /// What the console has shown.
+    pub log: PathBuf,
+}
