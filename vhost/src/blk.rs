@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use spinel_core::{Device, Meters};
+use spinel_core::mem::{GuestMap, Segment};
+use spinel_core::{Device, Geometry, Lba, Meters, Op, Status};
+
+use crate::ring::{Buffer, RingFault};
 
 /// A disk as vhost serves it.
 pub struct Disk {
@@ -27,24 +30,316 @@ pub struct BlkFeatures {
     pub write_zeroes: bool,
 }
 
+impl BlkFeatures {
+    /// The part of the negotiated feature bits that concerns requests.
+    #[must_use]
+    pub fn negotiated(bits: u64) -> Self {
+        Self { flush: bits & feature::FLUSH != 0, discard: bits & feature::DISCARD != 0, write_zeroes: bits & feature::WRITE_ZEROES != 0 }
+    }
+}
+
 /// virtio feature bits of a block device (virtio 1.2, 5.2.3).
 pub mod feature {
+    /// `size_max` is valid.
+    pub const SIZE_MAX: u64 = 1 << 1;
     /// `seg_max` is valid.
     pub const SEG_MAX: u64 = 1 << 2;
     /// The disk is read-only.
     pub const READ_ONLY: u64 = 1 << 5;
+    /// `blk_size` is valid.
+    pub const BLK_SIZE: u64 = 1 << 6;
+    /// The device can flush.
+    pub const FLUSH: u64 = 1 << 9;
+    /// The topology fields are valid.
+    pub const TOPOLOGY: u64 = 1 << 10;
+    /// The driver may switch the write cache.
+    pub const CONFIG_WCE: u64 = 1 << 11;
+    /// There is more than one queue.
+    pub const MQ: u64 = 1 << 12;
+    /// The device can discard.
+    pub const DISCARD: u64 = 1 << 13;
+    /// The device can write zeroes.
+    pub const WRITE_ZEROES: u64 = 1 << 14;
 }
+
+/// Bytes of a virtio sector, whatever the disk's blocks are (virtio 1.2, 5.2.4).
+const SECTOR_BYTES: u32 = 512;
+/// Most sectors of one discard or write-zeroes request: 1 GiB.
+const RANGE_SECTORS_MAX: u32 = 1 << 21;
+/// Bytes of the configuration space up to and with the write-zeroes fields.
+pub const CONFIG_BYTES: usize = 60;
+/// Where the writeback byte lies in it.
+pub const CONFIG_WRITEBACK: usize = 32;
 
 /// What the disk offers, as virtio feature bits (device-specific ones only).
 #[must_use]
 pub fn features(disk: &Disk, queues: u16) -> u64 {
-    let _ = (disk, queues);
-    0
+    let geometry = disk.device.geometry();
+    let mut bits = feature::SIZE_MAX | feature::SEG_MAX | feature::BLK_SIZE | feature::TOPOLOGY;
+    bits |= feature::FLUSH | feature::CONFIG_WCE;
+    let writable = !(disk.read_only || geometry.read_only);
+    for (offered, bit) in [
+        (!writable, feature::READ_ONLY),
+        (queues > 1, feature::MQ),
+        (writable && geometry.features.discard, feature::DISCARD),
+        (writable && geometry.features.write_zeroes, feature::WRITE_ZEROES),
+    ] {
+        bits |= if offered { bit } else { 0 };
+    }
+    bits
 }
 
-/// The configuration space (virtio 1.2, 5.2.4), 60 bytes, little-endian, as of now.
+/// The configuration space (virtio 1.2, 5.2.4), little-endian, as of now.
 #[must_use]
-pub fn config(disk: &Disk, queues: u16, writeback: bool) -> [u8; 60] {
-    let _ = (disk, queues, writeback);
-    [0; 60]
+pub fn config(disk: &Disk, queues: u16, writeback: bool) -> [u8; CONFIG_BYTES] {
+    let geometry = disk.device.geometry();
+    let physical_sectors = (geometry.physical_block_bytes / SECTOR_BYTES).max(1);
+    let range_max = RANGE_SECTORS_MAX.to_le_bytes();
+    let mut space = [0; CONFIG_BYTES];
+    let mut put = |at: usize, bytes: &[u8]| space[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &(geometry.len_bytes() / u64::from(SECTOR_BYTES)).to_le_bytes());
+    put(8, &geometry.transfer_max_bytes.to_le_bytes());
+    // Header and status take a descriptor each; a driver that fills a 128-entry ring then just fits.
+    put(12, &u32::from(geometry.segments_max.saturating_sub(2).max(1)).to_le_bytes());
+    put(20, &geometry.block_bytes.to_le_bytes());
+    let exponent = (geometry.physical_block_bytes / geometry.block_bytes).checked_ilog2().unwrap_or(0);
+    put(24, &[u8::try_from(exponent).unwrap_or(0)]);
+    put(26, &1_u16.to_le_bytes());
+    put(CONFIG_WRITEBACK, &[u8::from(writeback)]);
+    put(34, &queues.to_le_bytes());
+    if geometry.features.discard {
+        put(36, &range_max);
+        put(40, &1_u32.to_le_bytes());
+        put(44, &physical_sectors.to_le_bytes());
+    }
+    if geometry.features.write_zeroes {
+        put(48, &range_max);
+        put(52, &1_u32.to_le_bytes());
+        put(56, &[1]);
+    }
+    space
 }
+
+/// The status byte of a request that succeeded (virtio 1.2, 5.2.6).
+pub(crate) const S_OK: u8 = 0;
+const S_IOERR: u8 = 1;
+const S_UNSUPP: u8 = 2;
+
+const T_IN: u32 = 0;
+const T_OUT: u32 = 1;
+const T_FLUSH: u32 = 4;
+const T_GET_ID: u32 = 8;
+const T_DISCARD: u32 = 11;
+const T_WRITE_ZEROES: u32 = 13;
+const ID_BYTES: usize = 20;
+
+/// What a guest is told about how its request ended.
+pub(crate) fn status_byte(status: Status) -> u8 {
+    match status {
+        Status::Ok => S_OK,
+        Status::Unsupported => S_UNSUPP,
+        Status::Medium | Status::Aborted | Status::Capacity | Status::Range | Status::Protected | Status::Malformed => S_IOERR,
+    }
+}
+
+/// The buffers of one chain as segments, in a reused space.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    segments: Vec<Segment>,
+    readable: usize,
+    /// The last writable segment, kept even when there is no room for it.
+    last: Option<Segment>,
+    overflow: bool,
+}
+
+impl Chain {
+    /// Space for `segments_max` data segments, header and status, and a few seams between memory regions.
+    pub(crate) fn new(segments_max: u16) -> Self {
+        Self { segments: Vec::with_capacity(usize::from(segments_max) + 8), readable: 0, last: None, overflow: false }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.segments.clear();
+        self.readable = 0;
+        self.last = None;
+        self.overflow = false;
+    }
+
+    pub(crate) fn push(&mut self, guest: &GuestMap, buffer: Buffer) -> Result<(), RingFault> {
+        if buffer.len_bytes == 0 {
+            return Ok(());
+        }
+        let each = |segment| {
+            if buffer.writable {
+                self.last = Some(segment);
+            }
+            if self.segments.len() == self.segments.capacity() {
+                self.overflow = true;
+            } else {
+                self.segments.push(segment);
+                self.readable += usize::from(!buffer.writable);
+            }
+        };
+        guest.segments(buffer.address, buffer.len_bytes, each).map_err(RingFault::Memory)
+    }
+
+    /// Takes the 16 bytes of header off the readable segments, however they are cut (virtio 1.2, 2.7.4.4: no assumption about framing).
+    fn take_header(&mut self, guest: &GuestMap) -> Option<([u8; 16], usize)> {
+        let mut header = [0; 16];
+        if let Some(first) = self.segments[..self.readable].first().filter(|first| first.len_bytes() == 16) {
+            guest.region(first)?.read(first.offset(), &mut header).ok()?;
+            return Some((header, 1));
+        }
+        let mut filled = 0;
+        for (at, segment) in self.segments[..self.readable].iter_mut().enumerate() {
+            let wanted = u32::try_from(16 - filled).ok()?;
+            let (now, rest) = segment.split_at(wanted.min(segment.len_bytes()));
+            let end = filled + usize::try_from(now.len_bytes()).ok()?;
+            guest.region(&now)?.read(now.offset(), &mut header[filled..end]).ok()?;
+            *segment = rest;
+            filled = end;
+            if filled == 16 {
+                return Some((header, if rest.len_bytes() == 0 { at + 1 } else { at }));
+            }
+        }
+        None
+    }
+
+    /// Takes the status byte off the end of the writable segments.
+    fn take_status(&mut self) -> Option<Segment> {
+        let last = self.last?;
+        let (data, status) = last.split_at(last.len_bytes() - 1);
+        if !self.overflow {
+            if data.len_bytes() == 0 {
+                self.segments.pop();
+            } else if let Some(end) = self.segments.last_mut() {
+                *end = data;
+            }
+        }
+        Some(status)
+    }
+}
+
+/// What a chain asks for.
+#[derive(Debug)]
+pub(crate) enum Asked<'a> {
+    /// A request for the device.
+    Submit { op: Op, start: Lba, blocks: u32, segments: &'a [Segment] },
+    /// Nothing for the device: the answer is known.
+    Answer { status: u8, written_bytes: u32 },
+}
+
+/// The circumstances under which a request is judged; fixed while a queue runs, but for `stable_writes`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) features: BlkFeatures,
+    pub(crate) block_bytes: u32,
+    pub(crate) segments_max: u16,
+    pub(crate) read_only: bool,
+    /// Whether a write must be on the medium before it completes.
+    pub(crate) stable_writes: bool,
+}
+
+impl Terms {
+    pub(crate) fn new(disk: &Disk, geometry: &Geometry, features: BlkFeatures) -> Self {
+        Self {
+            features,
+            block_bytes: geometry.block_bytes,
+            segments_max: geometry.segments_max,
+            read_only: disk.read_only || geometry.read_only,
+            stable_writes: false,
+        }
+    }
+
+    fn blocks(&self, sector: u64, sectors: u64) -> Option<(Lba, u32)> {
+        let per_block = u64::from(self.block_bytes / SECTOR_BYTES);
+        let whole = sector.is_multiple_of(per_block) && sectors.is_multiple_of(per_block);
+        let blocks = u32::try_from(sectors / per_block).ok()?;
+        whole.then_some((Lba(sector / per_block), blocks))
+    }
+}
+
+const FAILED: Asked<'static> = Asked::Answer { status: S_IOERR, written_bytes: 1 };
+const UNSUPPORTED: Asked<'static> = Asked::Answer { status: S_UNSUPP, written_bytes: 1 };
+
+/// Turns a chain into a request, and finds where its status goes. Whatever is wrong with the request alone is answered, not punished.
+pub(crate) fn parse<'a>(
+    head: u16,
+    chain: &'a mut Chain,
+    guest: &GuestMap,
+    terms: &Terms,
+    serial: &str,
+) -> Result<(Segment, Asked<'a>), RingFault> {
+    let (header, from) = chain.take_header(guest).ok_or(RingFault::NoHeader(head))?;
+    let status = chain.take_status().ok_or(RingFault::NoStatus(head))?;
+    let [a, b, c, d, _, _, _, _, sector @ ..] = header;
+    let sector = u64::from_le_bytes(sector);
+    let chain: &Chain = chain;
+    let (readable, writable) = chain.segments.split_at(chain.readable);
+    let readable = &readable[from..];
+    if chain.overflow {
+        return Ok((status, FAILED));
+    }
+    let asked = match u32::from_le_bytes([a, b, c, d]) {
+        T_IN => transfer(Op::Read, sector, writable, terms),
+        T_OUT if terms.read_only => FAILED,
+        T_OUT => transfer(Op::Write { fua: terms.stable_writes }, sector, readable, terms),
+        T_FLUSH => Asked::Submit { op: Op::Flush, start: Lba(0), blocks: 0, segments: &[] },
+        T_GET_ID => identify(guest, writable, serial),
+        T_DISCARD if terms.features.discard && !terms.read_only => range(false, guest, readable, terms),
+        T_WRITE_ZEROES if terms.features.write_zeroes && !terms.read_only => range(true, guest, readable, terms),
+        _ => UNSUPPORTED,
+    };
+    Ok((status, asked))
+}
+
+fn transfer<'a>(op: Op, sector: u64, segments: &'a [Segment], terms: &Terms) -> Asked<'a> {
+    let len_bytes: u64 = segments.iter().map(|segment| u64::from(segment.len_bytes())).sum();
+    let whole = len_bytes.is_multiple_of(u64::from(SECTOR_BYTES)) && segments.len() <= usize::from(terms.segments_max);
+    // The used length has 32 bits and also counts the status byte.
+    match terms.blocks(sector, len_bytes / u64::from(SECTOR_BYTES)) {
+        Some((start, blocks)) if whole && blocks > 0 && len_bytes < u64::from(u32::MAX) => Asked::Submit { op, start, blocks, segments },
+        _ => FAILED,
+    }
+}
+
+/// Discard and write zeroes carry their range in a payload: sector, count, flags (virtio 1.2, 5.2.6). One range at a time, as the configuration says.
+fn range(zeroes: bool, guest: &GuestMap, payload: &[Segment], terms: &Terms) -> Asked<'static> {
+    let [only] = payload else { return FAILED };
+    let mut bytes = [0; 16];
+    let copied = guest.region(only).is_some_and(|region| region.read(only.offset(), &mut bytes).is_ok());
+    if only.len_bytes() != 16 || !copied {
+        return FAILED;
+    }
+    let [first @ .., a, b, c, d, e, f, g, h] = bytes;
+    let (sectors, flags) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    let unmap = flags & 1 != 0;
+    if flags & !u32::from(zeroes) != 0 {
+        return UNSUPPORTED;
+    }
+    match terms.blocks(u64::from_le_bytes(first), u64::from(sectors)) {
+        Some((start, blocks)) if blocks > 0 && sectors <= RANGE_SECTORS_MAX => {
+            let op = if zeroes { Op::WriteZeroes { unmap, fua: terms.stable_writes } } else { Op::Discard };
+            Asked::Submit { op, start, blocks, segments: &[] }
+        }
+        _ => FAILED,
+    }
+}
+
+fn identify(guest: &GuestMap, segments: &[Segment], serial: &str) -> Asked<'static> {
+    let mut id = [0; ID_BYTES];
+    let len = serial.len().min(ID_BYTES);
+    id[..len].copy_from_slice(&serial.as_bytes()[..len]);
+    let mut rest: &[u8] = &id;
+    for segment in segments {
+        let (now, later) = rest.split_at(rest.len().min(segment.len_bytes() as usize));
+        if guest.region(segment).is_none_or(|region| region.write(segment.offset(), now).is_err()) {
+            return FAILED;
+        }
+        rest = later;
+    }
+    if rest.is_empty() { Asked::Answer { status: S_OK, written_bytes: 21 } } else { FAILED }
+}
+
+#[cfg(test)]
+mod tests;

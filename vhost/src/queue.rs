@@ -1,14 +1,17 @@
 //! One virtqueue served on one core: the poller between a guest's ring and a channel. Knows no message and no socket.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use spinel_core::mem::GuestMap;
-use spinel_core::{Meter, Recipe};
+use spinel_core::mem::{GuestMap, Segment};
+use spinel_core::{
+    Armed, Channel, Completion, Completions, Core, Instant, Meter, OpKind, OpenError, Poller, Progress, Recipe, Remains, Request, Status,
+    Tag, Watch, mem,
+};
 
-use crate::blk::{BlkFeatures, Disk};
+use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms};
 use crate::ring::{RingFault, SplitRing};
 
 /// Everything a queue needs to run; built by the session, consumed on the core.
@@ -68,6 +71,239 @@ pub struct QueueRemains {
 /// The recipe of a queue, to be made on its core. Its remains are a [`QueueRemains`].
 #[must_use]
 pub fn recipe(setup: QueueSetup) -> Recipe {
-    let _ = setup;
-    Box::new(|_core| Err(spinel_core::OpenError::Gone))
+    Box::new(|core| Ok(Box::new(Queue::open(setup, core)?)))
+}
+
+/// Most chains taken in one turn, so that one guest cannot hold a core.
+const BATCH: usize = 64;
+
+/// A request in flight. Its tag, and its place in the table, is the chain's head.
+#[derive(Clone, Copy)]
+struct Flight {
+    op: OpKind,
+    status: Segment,
+    bytes: u32,
+    started: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// The guest broke the rules: what flies is finished, nothing is taken.
+    Faulted,
+    Stopping,
+}
+
+struct Queue {
+    setup: QueueSetup,
+    channel: Box<dyn Channel>,
+    done: Completions,
+    chain: Chain,
+    terms: Terms,
+    flights: Box<[Option<Flight>]>,
+    in_flight: usize,
+    state: State,
+    kicks_wanted: bool,
+    watch: Option<Watch>,
+    losses: usize,
+}
+
+impl Queue {
+    fn open(setup: QueueSetup, core: &mut Core) -> Result<Self, OpenError> {
+        let size = setup.ring.size();
+        let geometry = setup.disk.device.geometry();
+        let channel = setup.disk.device.open(core, size)?;
+        let watch = setup.kick.as_ref().map(|kick| core.watch(kick.as_raw_fd()));
+        let mut queue = Self {
+            channel,
+            done: Completions::new(),
+            chain: Chain::new(geometry.segments_max),
+            terms: Terms::new(&setup.disk, &geometry, setup.features),
+            flights: vec![None; usize::from(size)].into_boxed_slice(),
+            in_flight: 0,
+            state: State::Running,
+            kicks_wanted: true,
+            watch,
+            losses: 0,
+            setup,
+        };
+        queue.refuse_kicks();
+        Ok(queue)
+    }
+
+    /// Reaps first, because that frees slots and the guest waits for it.
+    fn complete(&mut self, now: Instant) -> bool {
+        if self.in_flight == 0 {
+            return false;
+        }
+        self.done.clear();
+        self.channel.poll(now, &mut self.done);
+        for at in 0..self.done.as_slice().len() {
+            let Completion { tag, status } = self.done.as_slice()[at];
+            let flight = self.flights[tag.index()].take().expect("a channel completes a tag once");
+            self.in_flight -= 1;
+            let latency_ns = now.since_ns(flight.started);
+            self.setup.meter.record(flight.op, u64::from(flight.bytes), latency_ns, status == Status::Ok);
+            let data_bytes = if flight.op == OpKind::Read && status == Status::Ok { flight.bytes } else { 0 };
+            self.finish(tag, flight.status, blk::status_byte(status), data_bytes + 1);
+        }
+        !self.done.as_slice().is_empty()
+    }
+
+    /// Writes a request's status and puts its chain into the used ring.
+    fn finish(&mut self, tag: Tag, status_at: Segment, status: u8, written_bytes: u32) {
+        // The segment was checked against this very map, so the write cannot miss; a lost region swallows it.
+        if let Some(region) = self.setup.guest.region(&status_at) {
+            let written = region.write(status_at.offset(), &[status]);
+            debug_assert!(written.is_ok(), "segments stay inside their region");
+        }
+        let head = u16::try_from(tag.0).expect("tags of this queue are heads");
+        self.setup.ring.put_used(head, written_bytes);
+    }
+
+    fn publish(&mut self) {
+        if self.setup.ring.publish() {
+            while let Ok(call) = self.setup.calls.try_recv() {
+                self.setup.call = call;
+            }
+            if let Some(call) = &self.setup.call {
+                // A full counter, the only way this fails, means that the guest is notified already.
+                let _ = rustix::io::write(call, &1_u64.to_ne_bytes());
+            }
+        }
+    }
+
+    /// Takes chains, at most a batch, and never more than the channel has room for; the rest stays in the guest's ring.
+    fn take(&mut self, now: Instant) -> Result<usize, RingFault> {
+        let mut taken = 0;
+        while taken < BATCH && self.setup.ring.waiting()? > 0 && self.channel.room() > 0 {
+            self.setup.ring.prefetch();
+            let head = self.setup.ring.take()?;
+            taken += 1;
+            self.start(head, now)?;
+        }
+        Ok(taken)
+    }
+
+    fn start(&mut self, head: u16, now: Instant) -> Result<(), RingFault> {
+        let slot = usize::from(head);
+        if self.flights[slot].is_some() {
+            return Err(RingFault::HeadInFlight(head));
+        }
+        let QueueSetup { ring, guest, disk, .. } = &mut self.setup;
+        self.chain.clear();
+        ring.walk(head, guest, |buffer| self.chain.push(guest, buffer))?;
+        let tag = Tag::of(slot);
+        let (status, asked) = blk::parse(head, &mut self.chain, guest, &self.terms, &disk.serial)?;
+        match asked {
+            Asked::Submit { op, start, blocks, segments } => {
+                let bytes = blocks.saturating_mul(self.terms.block_bytes);
+                self.flights[slot] = Some(Flight { op: op.kind(), status, bytes, started: now });
+                self.in_flight += 1;
+                self.channel.submit(Request { tag, op, at: now, start, blocks, segments });
+            }
+            Asked::Answer { status: answer, written_bytes } => self.finish(tag, status, answer, written_bytes),
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, fault: RingFault) {
+        self.state = State::Faulted;
+        // The session may be gone already; then nobody needs to know.
+        let _ = self.setup.events.send(QueueEvent::Fault { index: self.setup.index, fault });
+        let _ = rustix::io::write(&self.setup.poke.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Looks whether guest memory went missing, if any did in this process.
+    fn check_memory(&mut self) {
+        let losses = mem::losses();
+        if losses != self.losses {
+            self.losses = losses;
+            if self.state == State::Running && self.setup.guest.poisoned() {
+                self.fault(RingFault::MemoryLost);
+            }
+        }
+    }
+
+    fn refuse_kicks(&mut self) {
+        if self.kicks_wanted {
+            self.kicks_wanted = false;
+            self.setup.ring.refuse_kicks();
+        }
+    }
+}
+
+impl Poller for Queue {
+    fn name(&self) -> &str {
+        &self.setup.name
+    }
+
+    fn poll(&mut self, now: Instant) -> Progress {
+        let mut busy = self.complete(now);
+        if busy {
+            self.publish();
+        }
+        self.check_memory();
+        if self.state == State::Running {
+            self.terms.stable_writes = !self.setup.writeback.load(Ordering::Relaxed);
+            match self.take(now) {
+                Ok(0) => {}
+                Ok(_) => {
+                    busy = true;
+                    self.channel.kick();
+                    // Chains that needed no device are finished already.
+                    self.publish();
+                }
+                Err(fault) => {
+                    busy = true;
+                    self.channel.kick();
+                    self.publish();
+                    self.fault(fault);
+                }
+            }
+        }
+        if busy {
+            self.setup.meter.set_in_flight(self.in_flight);
+            return Progress::Busy;
+        }
+        match (self.in_flight, self.state) {
+            (0, State::Stopping) => Progress::Stopped,
+            (0, _) => Progress::Idle,
+            _ => Progress::Waiting,
+        }
+    }
+
+    fn arm(&mut self) -> Armed {
+        // A ring that waits for room is woken by the channel alone; looking at it again would keep the core awake for nothing.
+        if self.state == State::Running && self.channel.room() > 0 {
+            if self.setup.kick.is_none() {
+                return Armed::Spin;
+            }
+            self.kicks_wanted = true;
+            if self.setup.ring.want_kicks() {
+                return Armed::Ready;
+            }
+        }
+        if self.in_flight == 0 && self.state == State::Stopping {
+            return Armed::Ready;
+        }
+        self.channel.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.refuse_kicks();
+    }
+
+    fn stop(&mut self) {
+        self.state = State::Stopping;
+    }
+
+    fn retire(mut self: Box<Self>, core: &mut Core) -> Remains {
+        if let Some(watch) = self.watch.take() {
+            core.unwatch(watch);
+        }
+        drop(self.channel);
+        self.setup.meter.set_in_flight(0);
+        Box::new(QueueRemains { next_avail: self.setup.ring.next_avail(), setup: self.setup })
+    }
 }

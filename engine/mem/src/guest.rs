@@ -138,6 +138,34 @@ impl GuestMap {
         }
     }
 
+    /// The region a segment of this guest lies in.
+    #[must_use]
+    pub fn region(&self, segment: &Segment) -> Option<&Arc<Region>> {
+        let holds = |range: &&GuestRange| range.region.id() == segment.region();
+        let last = self.ranges.get(self.last.get()).filter(holds);
+        last.or_else(|| self.ranges.iter().find(holds)).map(|range| &range.region)
+    }
+
+    /// Copies guest memory at a guest-physical address into `into`.
+    ///
+    /// # Errors
+    /// [`TranslateError`] if any byte is not guest memory.
+    pub fn read(&self, guest: u64, into: &mut [u8]) -> Result<(), TranslateError> {
+        let error = TranslateError { address: guest, len_bytes: u64::try_from(into.len()).unwrap_or(u64::MAX) };
+        let mut at = guest;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let range = self.find(at).ok_or(error)?;
+            let offset = at - range.guest;
+            let here = usize::try_from(range.region.len_bytes() - offset).map_or(rest.len(), |room| room.min(rest.len()));
+            let (now, later) = rest.split_at_mut(here);
+            range.region.read(offset, now).map_err(|_| error)?;
+            at = at.checked_add(u64::try_from(here).map_err(|_| error)?).ok_or(error)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
     /// The region and offset of a front-end virtual address, with at least `len_bytes` behind it in the same region.
     ///
     /// # Errors
@@ -204,6 +232,17 @@ mod tests {
         assert_eq!(map.add(range(0x10fff, 0, 0x1000)).unwrap_err(), GuestRangeError::Overlap { guest: 0x10fff });
         assert!(matches!(map.add(range(u64::MAX - 5, 0, 0x1000)), Err(GuestRangeError::Overflow { .. })));
         assert!(matches!(map.add(range(0x90000, u64::MAX - 5, 0x1000)), Err(GuestRangeError::Overflow { .. })));
+    }
+
+    #[test]
+    fn reads_cross_a_seam_and_stop_at_a_hole() {
+        let map = two();
+        map.ranges()[0].region.write(0xffe, b"ab").unwrap();
+        map.ranges()[1].region.write(0, b"cd").unwrap();
+        let mut got = [0; 4];
+        map.read(0x10ffe, &mut got).unwrap();
+        assert_eq!(&got, b"abcd");
+        assert!(map.read(0x12ffe, &mut got).is_err());
     }
 
     #[test]

@@ -16,4 +16,5 @@ mod table;
 pub use array::{Array, Plain};
 pub use guest::{GuestMap, GuestRange, GuestRangeError, TranslateError};
 pub use region::{BoundsError, MapError, Pins, REGIONS_MAX, Region, RegionId, Segment};
+pub use sigbus::losses;
 pub use table::Regions;

@@ -52,6 +52,16 @@ impl Segment {
     pub fn len_bytes(&self) -> u32 {
         self.len_bytes
     }
+
+    /// The first `at` bytes and the rest.
+    ///
+    /// # Panics
+    /// If `at` exceeds the length.
+    #[must_use]
+    pub fn split_at(self, at: u32) -> (Self, Self) {
+        let rest = self.len_bytes.checked_sub(at).expect("a split lies inside the segment");
+        (Self { len_bytes: at, ..self }, Self { offset: self.offset + u64::from(at), len_bytes: rest, ..self })
+    }
 }
 
 /// A piece that would not lie inside its region.

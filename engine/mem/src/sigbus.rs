@@ -25,6 +25,7 @@ const LIVE: u8 = 2;
 static SLOTS: [Slot; REGIONS_MAX as usize] = [const {
     Slot { state: AtomicU8::new(FREE), base: AtomicUsize::new(0), len_bytes: AtomicUsize::new(0), poisoned: AtomicBool::new(false) }
 }; REGIONS_MAX as usize];
+static LOSSES: AtomicUsize = AtomicUsize::new(0);
 static INSTALL: Once = Once::new();
 
 /// Claims an id for a mapping and watches it; `None` if all are taken.
@@ -45,6 +46,12 @@ pub(crate) fn release(index: u16) {
 
 pub(crate) fn poisoned(index: u16) -> bool {
     SLOTS[usize::from(index)].poisoned.load(Ordering::Relaxed)
+}
+
+/// How many times memory of any region was found missing in this process. Cheap: look at single regions only when it has changed.
+#[must_use]
+pub fn losses() -> usize {
+    LOSSES.load(Ordering::Relaxed)
 }
 
 fn install() {
@@ -81,6 +88,7 @@ fn mend(address: usize) -> bool {
             continue;
         }
         slot.poisoned.store(true, Ordering::Relaxed);
+        LOSSES.fetch_add(1, Ordering::Relaxed);
         // A huge page cannot be replaced in part: then the whole region goes.
         return replace(address & !4095, 4096) || replace(base, len_bytes);
     }

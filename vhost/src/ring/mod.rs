@@ -2,4 +2,5 @@
 
 mod split;
 
+pub(crate) use split::Buffer;
 pub use split::{RingAddresses, RingError, RingFault, SplitRing};

@@ -1,8 +1,9 @@
 //! The split virtqueue, device side (virtio 1.2, 2.7). Trusts nothing the guest writes.
 
 use std::fmt;
+use std::sync::atomic::{Ordering, fence};
 
-use spinel_core::mem::{GuestMap, TranslateError};
+use spinel_core::mem::{Array, GuestMap, Plain, TranslateError};
 
 /// Where a ring's three parts lie, in the front end's virtual addresses (VHOST_USER_SET_VRING_ADDR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,10 @@ pub enum RingFault {
     Indirect(u16),
     /// A readable descriptor follows a writable one.
     Order(u16),
+    /// A chain without a readable request header.
+    NoHeader(u16),
+    /// A chain that does not end in a writable byte for the status.
+    NoStatus(u16),
     /// A buffer is not guest memory.
     Memory(TranslateError),
     /// Memory that backs the guest has disappeared.
@@ -87,9 +92,70 @@ impl fmt::Display for RingFault {
                 write!(f, "the indirect table of descriptor {head} is empty, ragged, too long, nested or not negotiated")
             }
             Self::Order(head) => write!(f, "the chain at descriptor {head} has a readable buffer behind a writable one"),
+            Self::NoHeader(head) => write!(f, "the chain at descriptor {head} does not begin with 16 readable bytes of header"),
+            Self::NoStatus(head) => write!(f, "the chain at descriptor {head} does not end in a writable status byte"),
             Self::Memory(error) => write!(f, "{error}"),
             Self::MemoryLost => write!(f, "memory that backs the guest has disappeared (its file shrank)"),
         }
+    }
+}
+
+/// Descriptor flag: the chain goes on at `next` (virtio 1.2, 2.7.5).
+const NEXT: u16 = 1;
+/// Descriptor flag: the device may write.
+const WRITE: u16 = 2;
+/// Descriptor flag: the buffer is a table of descriptors (virtio 1.2, 2.7.5.3).
+const INDIRECT: u16 = 4;
+/// Both rings' flag that asks the other side not to notify (virtio 1.2, 2.7.6 and 2.7.8).
+const NO_NOTIFICATION: u16 = 1;
+
+/// Most entries of an indirect table: what the largest queue of any current driver needs.
+const TABLE_MAX: u32 = 1024;
+const DESCRIPTOR_BYTES: u32 = 16;
+
+/// One buffer of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    /// Guest-physical address.
+    pub(crate) address: u64,
+    /// Length in bytes.
+    pub(crate) len_bytes: u32,
+    /// Whether the device writes it.
+    pub(crate) writable: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Descriptor {
+    address: u64,
+    len_bytes: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn decode(raw: [u64; 2]) -> Self {
+        let [a, b, c, d, e, f, g, h] = u64::from_le(raw[1]).to_le_bytes();
+        Self {
+            address: u64::from_le(raw[0]),
+            len_bytes: u32::from_le_bytes([a, b, c, d]),
+            flags: u16::from_le_bytes([e, f]),
+            next: u16::from_le_bytes([g, h]),
+        }
+    }
+
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        let value = u128::from_le_bytes(bytes);
+        let low = u64::try_from(value & u128::from(u64::MAX)).expect("masked");
+        let high = u64::try_from(value >> 64).expect("shifted");
+        Self::decode([low.to_le(), high.to_le()])
+    }
+
+    fn has(self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn buffer(self) -> Buffer {
+        Buffer { address: self.address, len_bytes: self.len_bytes, writable: self.has(WRITE) }
     }
 }
 
@@ -97,6 +163,34 @@ impl fmt::Display for RingFault {
 #[derive(Debug)]
 pub struct SplitRing {
     size: u16,
+    event_idx: bool,
+    indirect: bool,
+    descriptors: Array<[u64; 2]>,
+    /// flags, idx, ring[size], used_event.
+    available: Array<u16>,
+    /// flags, idx.
+    used: Array<u16>,
+    /// id and length of each element.
+    elements: Array<u32>,
+    /// Behind the elements; only with EVENT_IDX.
+    avail_event: Option<Array<u16>>,
+    next_avail: u16,
+    /// The driver's index as last read; never further than `size` ahead.
+    seen_avail: u16,
+    next_used: u16,
+    /// The used index as last published.
+    published: u16,
+    table: Box<[u8]>,
+}
+
+fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32) -> Result<Array<T>, RingError> {
+    let len_bytes = u64::from(count) * u64::try_from(size_of::<T>()).expect("a size fits 64 bits");
+    let (region, offset) = guest.user(address, len_bytes).map_err(|source| RingError::Memory { part, source })?;
+    region.array(offset, count).map_err(|_| RingError::Alignment { part, address })
+}
+
+fn aligned(part: &'static str, address: u64, to: u64) -> Result<(), RingError> {
+    if address.is_multiple_of(to) { Ok(()) } else { Err(RingError::Alignment { part, address }) }
 }
 
 impl SplitRing {
@@ -112,8 +206,32 @@ impl SplitRing {
         event_idx: bool,
         indirect: bool,
     ) -> Result<Self, RingError> {
-        let _ = (guest, addresses, next_avail, event_idx, indirect);
-        Ok(Self { size })
+        if !size.is_power_of_two() || size > 32768 {
+            return Err(RingError::Size(size));
+        }
+        aligned("descriptor table", addresses.descriptors, 16)?;
+        aligned("available ring", addresses.available, 2)?;
+        aligned("used ring", addresses.used, 4)?;
+        let entries = u32::from(size);
+        let elements_at = addresses.used.saturating_add(4);
+        let event_at = elements_at.saturating_add(8 * u64::from(size));
+        let used: Array<u16> = part(guest, "used ring", addresses.used, 2)?;
+        let next_used = used.load(1, Ordering::Relaxed);
+        Ok(Self {
+            size,
+            event_idx,
+            indirect,
+            descriptors: part(guest, "descriptor table", addresses.descriptors, entries)?,
+            available: part(guest, "available ring", addresses.available, 2 + entries + u32::from(event_idx))?,
+            used,
+            elements: part(guest, "used ring", elements_at, 2 * entries)?,
+            avail_event: event_idx.then(|| part(guest, "used ring", event_at, 1)).transpose()?,
+            next_avail,
+            seen_avail: next_avail,
+            next_used,
+            published: next_used,
+            table: vec![0; (TABLE_MAX * DESCRIPTOR_BYTES) as usize].into_boxed_slice(),
+        })
     }
 
     /// Number of descriptors.
@@ -121,4 +239,155 @@ impl SplitRing {
     pub fn size(&self) -> u16 {
         self.size
     }
+
+    /// The available index up to which chains were taken.
+    #[must_use]
+    pub fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    fn slot(&self, index: u16) -> u32 {
+        u32::from(index & (self.size - 1))
+    }
+
+    /// How many chains wait, read from the guest only when the known ones are used up.
+    pub(crate) fn waiting(&mut self) -> Result<u16, RingFault> {
+        if self.seen_avail == self.next_avail {
+            let published = u16::from_le(self.available.load(1, Ordering::Acquire));
+            if published.wrapping_sub(self.next_avail) > self.size {
+                return Err(RingFault::AvailableIndex { published, expected_from: self.next_avail });
+            }
+            self.seen_avail = published;
+        }
+        Ok(self.seen_avail.wrapping_sub(self.next_avail))
+    }
+
+    /// Takes the next head. Only while `waiting()` is not zero.
+    pub(crate) fn take(&mut self) -> Result<u16, RingFault> {
+        let head = u16::from_le(self.available.get(2 + self.slot(self.next_avail)));
+        if head >= self.size {
+            return Err(RingFault::DescriptorIndex(head));
+        }
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(head)
+    }
+
+    /// Asks for the cache lines of the chain after the next one.
+    pub(crate) fn prefetch(&self) {
+        if self.seen_avail.wrapping_sub(self.next_avail) > 1 {
+            let head = u16::from_le(self.available.get(2 + self.slot(self.next_avail.wrapping_add(1))));
+            self.descriptors.prefetch(u32::from(head));
+        }
+    }
+
+    /// Reads a chain once, buffer by buffer: readable ones first, then writable ones, at most as many as the ring or the table is long.
+    pub(crate) fn walk(
+        &mut self,
+        head: u16,
+        guest: &GuestMap,
+        mut each: impl FnMut(Buffer) -> Result<(), RingFault>,
+    ) -> Result<(), RingFault> {
+        let mut index = head;
+        let mut written = false;
+        for _ in 0..self.size {
+            let descriptor = Descriptor::decode(self.descriptors.get(u32::from(index)));
+            if descriptor.has(INDIRECT) {
+                return self.walk_table(head, descriptor, guest, written, each);
+            }
+            written = in_order(head, written, descriptor)?;
+            each(descriptor.buffer())?;
+            if !descriptor.has(NEXT) {
+                return Ok(());
+            }
+            index = descriptor.next;
+            if index >= self.size {
+                return Err(RingFault::DescriptorIndex(index));
+            }
+        }
+        Err(RingFault::ChainTooLong(head))
+    }
+
+    fn walk_table(
+        &mut self,
+        head: u16,
+        outer: Descriptor,
+        guest: &GuestMap,
+        mut written: bool,
+        mut each: impl FnMut(Buffer) -> Result<(), RingFault>,
+    ) -> Result<(), RingFault> {
+        let entries = outer.len_bytes / DESCRIPTOR_BYTES;
+        let ragged = !outer.len_bytes.is_multiple_of(DESCRIPTOR_BYTES);
+        if !self.indirect || outer.has(NEXT) || ragged || entries == 0 || entries > TABLE_MAX {
+            return Err(RingFault::Indirect(head));
+        }
+        // The whole table is copied once; the guest may change its own copy as it likes.
+        let table = &mut self.table[..outer.len_bytes as usize];
+        guest.read(outer.address, table).map_err(RingFault::Memory)?;
+        let (table, _) = table.as_chunks::<16>();
+        let mut index = 0;
+        for _ in 0..entries {
+            let descriptor = Descriptor::from_bytes(*table.get(usize::from(index)).ok_or(RingFault::DescriptorIndex(index))?);
+            if descriptor.has(INDIRECT) {
+                return Err(RingFault::Indirect(head));
+            }
+            written = in_order(head, written, descriptor)?;
+            each(descriptor.buffer())?;
+            if !descriptor.has(NEXT) {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(RingFault::ChainTooLong(head))
+    }
+
+    /// Puts a finished chain into the used ring; `publish` makes it visible.
+    pub(crate) fn put_used(&mut self, head: u16, written_bytes: u32) {
+        let at = 2 * self.slot(self.next_used);
+        self.elements.set(at, u32::from(head).to_le());
+        self.elements.set(at + 1, written_bytes.to_le());
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
+    pub(crate) fn publish(&mut self) -> bool {
+        if self.next_used == self.published {
+            return false;
+        }
+        let (old, new) = (self.published, self.next_used);
+        self.used.store(1, new.to_le(), Ordering::Release);
+        self.published = new;
+        // The index must be visible before the driver's wish is read, or both sides could wait for each other.
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event = u16::from_le(self.available.load(2 + u32::from(self.size), Ordering::Relaxed));
+            // virtio 1.2, 2.7.10: notify if the event index lies in [old, new).
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            u16::from_le(self.available.load(0, Ordering::Relaxed)) & NO_NOTIFICATION == 0
+        }
+    }
+
+    /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
+    pub(crate) fn want_kicks(&mut self) -> bool {
+        match &self.avail_event {
+            Some(event) => event.store(0, self.next_avail.to_le(), Ordering::Relaxed),
+            None => self.used.store(0, 0, Ordering::Relaxed),
+        }
+        // The wish must be visible before the index is read again: the driver writes its index, then reads the wish.
+        fence(Ordering::SeqCst);
+        u16::from_le(self.available.load(1, Ordering::Acquire)) != self.next_avail
+    }
+
+    /// Asks the driver not to kick. With EVENT_IDX an index that is not moved on does that, but for one kick in 65,536.
+    pub(crate) fn refuse_kicks(&mut self) {
+        if self.avail_event.is_none() {
+            self.used.store(0, NO_NOTIFICATION.to_le(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Readable buffers come before writable ones (virtio 1.2, 2.7.4.2). Answers whether a writable one has been seen.
+fn in_order(head: u16, written: bool, descriptor: Descriptor) -> Result<bool, RingFault> {
+    let writable = descriptor.has(WRITE);
+    if written && !writable { Err(RingFault::Order(head)) } else { Ok(writable) }
 }

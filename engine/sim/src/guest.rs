@@ -1,0 +1,299 @@
+//! A guest's side of a split virtqueue (virtio 1.2, 2.7), as a well-behaved block driver keeps it, in memory of its own. Knows no device.
+//!
+//! Tests, fuzzers and benchmarks drive a device's queue with it. Its raw parts are
+//! open, so that a test can also break every rule.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use spinel_mem::{Array, GuestMap, GuestRange, Region};
+
+/// Guest-physical address of the first byte of a simulated guest's memory.
+pub const GUEST_BASE: u64 = 0x4000_0000;
+/// The front end's virtual address of the same byte.
+pub const USER_BASE: u64 = 0x7f00_0000_0000;
+
+/// Bytes set aside for each head: header, status, an indirect table, data.
+const SLOT_META_BYTES: u64 = 4096;
+const STATUS_AT: u64 = 16;
+const TABLE_AT: u64 = 64;
+
+/// How a simulated driver lays out its requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Number of descriptors; a power of two.
+    pub size: u16,
+    /// VIRTIO_F_EVENT_IDX was negotiated.
+    pub event_idx: bool,
+    /// Requests go through indirect tables.
+    pub indirect: bool,
+    /// Bytes of data buffer per request.
+    pub data_bytes: u32,
+}
+
+/// A driver's side of one split virtqueue, with a data buffer for each request.
+#[derive(Debug)]
+pub struct SimGuest {
+    layout: Layout,
+    region: Arc<Region>,
+    /// flags, idx, ring[size], used_event.
+    pub available: Array<u16>,
+    /// flags, idx.
+    pub used: Array<u16>,
+    /// id and length of each element.
+    pub elements: Array<u32>,
+    /// The device's wish for kicks.
+    pub avail_event: Array<u16>,
+    /// The descriptor table.
+    pub descriptors: Array<[u64; 2]>,
+    free: Vec<u16>,
+    next_avail: u16,
+    next_used: u16,
+    kicked: u16,
+}
+
+/// A request as a driver sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestRequest {
+    /// virtio-blk request type.
+    pub kind: u32,
+    /// First sector of 512 bytes.
+    pub sector: u64,
+    /// Bytes of the data buffer that are used.
+    pub len_bytes: u32,
+    /// Whether the device writes the data buffer.
+    pub device_writes: bool,
+    /// Into how many descriptors the data is cut.
+    pub pieces: u16,
+}
+
+impl GuestRequest {
+    /// A read of `len_bytes` in one piece.
+    #[must_use]
+    pub fn read(sector: u64, len_bytes: u32) -> Self {
+        Self { kind: 0, sector, len_bytes, device_writes: true, pieces: 1 }
+    }
+
+    /// A write of `len_bytes` in one piece.
+    #[must_use]
+    pub fn write(sector: u64, len_bytes: u32) -> Self {
+        Self { kind: 1, sector, len_bytes, device_writes: false, pieces: 1 }
+    }
+
+    /// A flush.
+    #[must_use]
+    pub fn flush() -> Self {
+        Self { kind: 4, sector: 0, len_bytes: 0, device_writes: false, pieces: 0 }
+    }
+}
+
+/// A finished request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finished {
+    /// The head it was posted at.
+    pub head: u16,
+    /// Bytes the device says it wrote.
+    pub written_bytes: u32,
+    /// The status byte.
+    pub status: u8,
+}
+
+fn whole(len_bytes: u64) -> u64 {
+    len_bytes.next_multiple_of(4096)
+}
+
+impl SimGuest {
+    /// Bytes of memory such a guest needs.
+    #[must_use]
+    pub fn memory_bytes(layout: Layout) -> u64 {
+        Self::rings_bytes(layout) + u64::from(layout.size) * (SLOT_META_BYTES + whole(u64::from(layout.data_bytes)))
+    }
+
+    fn rings_bytes(layout: Layout) -> u64 {
+        whole(16 * u64::from(layout.size)) + whole(6 + 2 * u64::from(layout.size)) + whole(6 + 8 * u64::from(layout.size))
+    }
+
+    /// Sets up empty rings in `region`, which has at least [`memory_bytes`](Self::memory_bytes).
+    ///
+    /// # Panics
+    /// If the region is too small.
+    #[must_use]
+    pub fn new(region: Arc<Region>, layout: Layout) -> Self {
+        assert!(region.len_bytes() >= Self::memory_bytes(layout), "the region is too small for this layout");
+        let size = u32::from(layout.size);
+        let available_at = whole(16 * u64::from(size));
+        let used_at = available_at + whole(6 + 2 * u64::from(size));
+        let part = "inside the region";
+        Self {
+            descriptors: region.array(0, size).expect(part),
+            available: region.array(available_at, 3 + size).expect(part),
+            used: region.array(used_at, 2).expect(part),
+            elements: region.array(used_at + 4, 2 * size).expect(part),
+            avail_event: region.array(used_at + 4 + 8 * u64::from(size), 1).expect(part),
+            // Requests through tables need one descriptor each, others up to as many as they have pieces.
+            free: (0..layout.size).rev().collect(),
+            next_avail: 0,
+            next_used: 0,
+            kicked: 0,
+            layout,
+            region,
+        }
+    }
+
+    /// This guest's memory as a device sees it.
+    ///
+    /// # Panics
+    /// Never: one range cannot overlap another.
+    #[must_use]
+    pub fn map(&self) -> GuestMap {
+        let mut map = GuestMap::default();
+        map.add(GuestRange { guest: GUEST_BASE, user: USER_BASE, region: Arc::clone(&self.region) }).expect("one range");
+        map
+    }
+
+    /// The memory itself.
+    #[must_use]
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Front-end addresses of descriptor table, available ring and used ring.
+    #[must_use]
+    pub fn addresses(&self) -> [u64; 3] {
+        let size = u64::from(self.layout.size);
+        let available = whole(16 * size);
+        [USER_BASE, USER_BASE + available, USER_BASE + available + whole(6 + 2 * size)]
+    }
+
+    fn meta_at(&self, head: u16) -> u64 {
+        Self::rings_bytes(self.layout) + u64::from(head) * SLOT_META_BYTES
+    }
+
+    /// Where a head's data buffer lies in the region.
+    #[must_use]
+    pub fn data_at(&self, head: u16) -> u64 {
+        let metas = u64::from(self.layout.size) * SLOT_META_BYTES;
+        Self::rings_bytes(self.layout) + metas + u64::from(head) * whole(u64::from(self.layout.data_bytes))
+    }
+
+    /// How many more requests fit. Without indirect tables each takes three descriptors or more; then this is a floor for three.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.layout.indirect { self.free.len() } else { self.free.len() / 3 }
+    }
+
+    /// The head the next request gets, so that its data can be put in place before.
+    #[must_use]
+    pub fn next_head(&self) -> Option<u16> {
+        self.free.last().copied()
+    }
+
+    /// Posts a request at the next free head; `publish` makes it visible.
+    ///
+    /// # Panics
+    /// If there is no room, or the request is larger than the layout allows.
+    pub fn post(&mut self, request: GuestRequest) -> u16 {
+        assert!(request.len_bytes <= self.layout.data_bytes, "the data buffer is smaller than the request");
+        let head = *self.free.last().expect("room() was looked at before");
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&request.kind.to_le_bytes());
+        header[8..].copy_from_slice(&request.sector.to_le_bytes());
+        let meta = self.meta_at(head);
+        self.region.write(meta, &header).expect("inside the region");
+        self.region.write(meta + STATUS_AT, &[0xff]).expect("inside the region");
+        let pieces = request.pieces;
+        let chain = (0..pieces + 2).map(|at| self.buffer(head, request, at));
+        if self.layout.indirect {
+            let table: Vec<[u64; 2]> = chain.collect();
+            let entries = self.region.array(meta + TABLE_AT, u32::from(pieces) + 2).expect("a table of at most 250 entries");
+            for (at, [address, rest]) in (0..).zip(table) {
+                let next = if at < u64::from(pieces) + 1 { (1 << 32) | ((at + 1) << 48) } else { 0 };
+                entries.set(u32::try_from(at).expect("small"), [address, rest | next]);
+            }
+            let len_bytes = 16 * (u64::from(pieces) + 2);
+            self.descriptors.set(u32::from(head), [GUEST_BASE + meta + TABLE_AT, len_bytes | (4 << 32)]);
+            self.free.pop();
+        } else {
+            let chain: Vec<[u64; 2]> = chain.collect();
+            let heads: Vec<u16> = self.free.drain(self.free.len() - chain.len()..).rev().collect();
+            for (at, [address, rest]) in chain.into_iter().enumerate() {
+                let next = heads.get(at + 1).map_or(0, |next| (1 << 32) | (u64::from(*next) << 48));
+                self.descriptors.set(u32::from(heads[at]), [address, rest | next]);
+            }
+        }
+        self.offer(head);
+        head
+    }
+
+    /// Descriptor `at` of a request without its NEXT flag: header, data in pieces, status.
+    fn buffer(&self, head: u16, request: GuestRequest, at: u16) -> [u64; 2] {
+        const DEVICE_WRITES: u64 = 2 << 32;
+        let meta = GUEST_BASE + self.meta_at(head);
+        if at == 0 {
+            return [meta, 16];
+        }
+        if at > request.pieces {
+            return [meta + STATUS_AT, 1 | DEVICE_WRITES];
+        }
+        let each = request.len_bytes / u32::from(request.pieces);
+        let from = each * u32::from(at - 1);
+        let len_bytes = if at == request.pieces { request.len_bytes - from } else { each };
+        let flags = if request.device_writes { DEVICE_WRITES } else { 0 };
+        [GUEST_BASE + self.data_at(head) + u64::from(from), u64::from(len_bytes) | flags]
+    }
+
+    /// Puts any head into the available ring, valid or not.
+    pub fn offer(&mut self, head: u16) {
+        let slot = u32::from(self.next_avail & (self.layout.size - 1));
+        self.available.set(2 + slot, head);
+        self.next_avail = self.next_avail.wrapping_add(1);
+    }
+
+    /// Makes what was posted visible. Says whether the device wants a kick for it.
+    pub fn publish(&mut self) -> bool {
+        self.available.store(1, self.next_avail, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let old = std::mem::replace(&mut self.kicked, self.next_avail);
+        if self.layout.event_idx {
+            let event = self.avail_event.load(0, Ordering::Relaxed);
+            self.next_avail.wrapping_sub(event).wrapping_sub(1) < self.next_avail.wrapping_sub(old)
+        } else {
+            self.used.load(0, Ordering::Relaxed) & 1 == 0
+        }
+    }
+
+    /// Takes one finished request, if there is one, and asks to be notified of the next.
+    ///
+    /// # Panics
+    /// If the device finishes something that was never posted.
+    pub fn reap(&mut self) -> Option<Finished> {
+        if self.used.load(1, Ordering::Acquire) == self.next_used {
+            return None;
+        }
+        let slot = 2 * u32::from(self.next_used & (self.layout.size - 1));
+        let head = u16::try_from(self.elements.get(slot)).expect("the device returns heads");
+        assert!(head < self.layout.size && !self.free.contains(&head), "the device finished head {head}, which was not posted");
+        let written_bytes = self.elements.get(slot + 1);
+        self.next_used = self.next_used.wrapping_add(1);
+        if self.layout.event_idx {
+            self.available.store(2 + u32::from(self.layout.size), self.next_used, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+        let mut status = [0];
+        self.region.read(self.meta_at(head) + STATUS_AT, &mut status).expect("inside the region");
+        self.release(head);
+        Some(Finished { head, written_bytes, status: status[0] })
+    }
+
+    fn release(&mut self, head: u16) {
+        let mut at = head;
+        loop {
+            let [_, rest] = self.descriptors.get(u32::from(at));
+            self.free.push(at);
+            if rest & (1 << 32) == 0 {
+                break;
+            }
+            at = u16::try_from(rest >> 48).expect("16 bits are left");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Requests as hostile and as ordinary drivers lay them out.

@@ -1,0 +1,234 @@
+//! A queue served by hand: what a guest sees of its requests, honest and hostile.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::Bench;
+use spinel_core::mem::Region;
+use spinel_core::{Armed, OpKind};
+use spinel_sim::guest::{GUEST_BASE, GuestRequest, Layout, SimGuest};
+use spinel_vhost::{QueueEvent, RingFault};
+use spinel_volume::{MemoryDevice, NullDevice, Shape};
+
+const LAYOUT: Layout = Layout { size: 64, event_idx: true, indirect: true, data_bytes: 65536 };
+
+fn layouts() -> impl Iterator<Item = Layout> {
+    [(false, false), (false, true), (true, false), (true, true)].into_iter().map(|(event_idx, indirect)| Layout {
+        event_idx,
+        indirect,
+        ..LAYOUT
+    })
+}
+
+fn shape(block_bytes: u32, block_count: u64) -> Shape {
+    Shape::new(block_bytes, block_count)
+}
+
+fn memory(block_bytes: u32) -> Arc<MemoryDevice> {
+    Arc::new(MemoryDevice::new(shape(block_bytes, (1 << 20) / u64::from(block_bytes))).unwrap())
+}
+
+fn ask(bench: &mut Bench, request: GuestRequest) -> (u8, u32) {
+    bench.guest.post(request);
+    bench.guest.publish();
+    let finished = bench.finish(1)[0];
+    (finished.status, finished.written_bytes)
+}
+
+fn fault_of(bench: &mut Bench) -> RingFault {
+    for _ in 0..10 {
+        bench.turn();
+    }
+    let QueueEvent::Fault { index: 0, fault } = bench.events.try_recv().unwrap() else { panic!("the only queue") };
+    assert!(bench.guest.reap().is_none(), "a broken chain is not finished");
+    fault
+}
+
+#[test]
+fn what_was_written_is_read_back_in_every_layout_and_cut() {
+    for layout in layouts() {
+        for pieces in [1, 3, 7] {
+            let mut bench = Bench::new(memory(512), layout);
+            let head = bench.guest.next_head().unwrap();
+            let data: Vec<u8> = (0..=255).cycle().take(8192).collect();
+            bench.guest.region().write(bench.guest.data_at(head), &data).unwrap();
+            let written = ask(&mut bench, GuestRequest { pieces, ..GuestRequest::write(24, 8192) });
+            assert_eq!(written, (0, 1));
+            let head = bench.guest.next_head().unwrap();
+            let read = ask(&mut bench, GuestRequest { pieces, ..GuestRequest::read(24, 8192) });
+            assert_eq!(read, (0, 8193));
+            let mut got = vec![0; 8192];
+            bench.guest.region().read(bench.guest.data_at(head), &mut got).unwrap();
+            assert!(got == data, "{layout:?}, {pieces} pieces");
+        }
+    }
+}
+
+#[test]
+fn requests_that_make_no_sense_are_answered_with_an_error_and_the_queue_goes_on() {
+    let mut bench = Bench::new(memory(4096), LAYOUT);
+    let cases = [
+        ("a length that is no sector", GuestRequest::read(0, 100), 1),
+        ("a length that is no block", GuestRequest::read(0, 512), 1),
+        ("a start inside a block", GuestRequest::read(1, 4096), 1),
+        ("nothing to read", GuestRequest { pieces: 0, ..GuestRequest::read(0, 0) }, 1),
+        ("past the end", GuestRequest::read(2048, 4096), 1),
+        ("far past the end", GuestRequest::read(u64::MAX - 7, 4096), 1),
+        ("an unknown type", GuestRequest { kind: 99, ..GuestRequest::flush() }, 2),
+        ("a secure erase, which is not offered", GuestRequest { kind: 14, ..GuestRequest::write(0, 16) }, 2),
+        ("a discard of 15 bytes", GuestRequest { kind: 11, ..GuestRequest::write(0, 15) }, 1),
+        ("a discard in two payloads", GuestRequest { kind: 11, pieces: 2, ..GuestRequest::write(0, 32) }, 1),
+        ("an id of 19 bytes", GuestRequest { kind: 8, ..GuestRequest::read(0, 19) }, 1),
+        ("the last block", GuestRequest::read(2040, 4096), 0),
+        ("a flush", GuestRequest::flush(), 0),
+    ];
+    for (what, request, status) in cases {
+        assert_eq!(ask(&mut bench, request).0, status, "{what}");
+    }
+    assert!(bench.events.try_recv().is_err());
+}
+
+#[test]
+fn discard_and_write_zeroes_read_back_as_zeroes_and_only_there() {
+    for kind in [11, 13] {
+        let mut bench = Bench::new(memory(512), LAYOUT);
+        let head = bench.guest.next_head().unwrap();
+        bench.guest.region().write(bench.guest.data_at(head), &[7; 4096]).unwrap();
+        assert_eq!(ask(&mut bench, GuestRequest::write(0, 4096)).0, 0);
+        let head = bench.guest.next_head().unwrap();
+        let mut payload = [0; 16];
+        payload[0] = 2;
+        payload[8] = 3;
+        bench.guest.region().write(bench.guest.data_at(head), &payload).unwrap();
+        assert_eq!(ask(&mut bench, GuestRequest { kind, ..GuestRequest::write(0, 16) }).0, 0);
+        let head = bench.guest.next_head().unwrap();
+        assert_eq!(ask(&mut bench, GuestRequest::read(0, 4096)).0, 0);
+        let mut got = [0; 4096];
+        bench.guest.region().read(bench.guest.data_at(head), &mut got).unwrap();
+        let zeroed: Vec<usize> = (0..8).filter(|sector| got[sector * 512..][..512].iter().all(|byte| *byte == 0)).collect();
+        assert_eq!(zeroed, [2, 3, 4]);
+    }
+}
+
+#[test]
+fn the_disk_says_its_name() {
+    let mut bench = Bench::new(memory(512), LAYOUT);
+    let head = bench.guest.next_head().unwrap();
+    assert_eq!(ask(&mut bench, GuestRequest { kind: 8, ..GuestRequest::read(0, 20) }), (0, 21));
+    let mut id = [0; 20];
+    bench.guest.region().read(bench.guest.data_at(head), &mut id).unwrap();
+    assert_eq!(&id, b"disk0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+}
+
+#[test]
+fn a_read_only_disk_refuses_every_change() {
+    let region = Region::anonymous(SimGuest::memory_bytes(LAYOUT)).unwrap();
+    let mut bench = Bench::over(memory(512), SimGuest::new(region, LAYOUT), LAYOUT, true);
+    assert_eq!(ask(&mut bench, GuestRequest::write(0, 512)).0, 1);
+    assert_eq!(ask(&mut bench, GuestRequest { kind: 11, ..GuestRequest::write(0, 16) }).0, 2);
+    assert_eq!(ask(&mut bench, GuestRequest { kind: 13, ..GuestRequest::write(0, 16) }).0, 2);
+    assert_eq!(ask(&mut bench, GuestRequest::read(0, 512)).0, 0);
+}
+
+#[test]
+fn the_rings_survive_their_indexes_wrapping() {
+    for layout in layouts() {
+        let mut bench = Bench::new(Arc::new(NullDevice::new(shape(512, 1 << 30)).unwrap()), Layout { size: 8, ..layout });
+        let mut finished = 0;
+        while finished < 150_000 {
+            while bench.guest.room() > 0 {
+                bench.guest.post(GuestRequest::read(0, 512));
+            }
+            bench.guest.publish();
+            bench.turn();
+            finished += std::iter::from_fn(|| bench.guest.reap()).count();
+        }
+        assert!(bench.events.try_recv().is_err());
+        let snapshot = bench.disk.meters.snapshot();
+        assert!(snapshot.of(OpKind::Read).ops() >= 150_000);
+    }
+}
+
+#[test]
+fn every_broken_rule_costs_the_queue_and_is_named() {
+    let direct = Layout { indirect: false, ..LAYOUT };
+    type Break = fn(&mut Bench, u16);
+    let cases: [(Layout, Break, fn(RingFault) -> bool); 11] = [
+        (LAYOUT, |b, _| b.guest.offer(64), |f| matches!(f, RingFault::DescriptorIndex(64))),
+        (LAYOUT, |b, head| b.guest.offer(head), |f| matches!(f, RingFault::HeadInFlight(_))),
+        (LAYOUT, |b, _| (0..100).for_each(|_| b.guest.offer(0)), |f| matches!(f, RingFault::AvailableIndex { .. })),
+        (LAYOUT, |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, 17 | (4 << 32)]), |f| matches!(f, RingFault::Indirect(_))),
+        (LAYOUT, |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, 4 << 32]), |f| matches!(f, RingFault::Indirect(_))),
+        (
+            LAYOUT,
+            |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, (1025 * 16) | (4 << 32)]),
+            |f| matches!(f, RingFault::Indirect(_)),
+        ),
+        (LAYOUT, |b, head| b.guest.descriptors.set(u32::from(head), [1, 16 | (4 << 32)]), |f| matches!(f, RingFault::Memory(_))),
+        (
+            direct,
+            |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, 16 | (1 << 32) | (u64::from(head) << 48)]),
+            |f| matches!(f, RingFault::ChainTooLong(_)),
+        ),
+        (
+            direct,
+            |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, 16 | (1 << 32) | (999 << 48)]),
+            |f| matches!(f, RingFault::DescriptorIndex(999)),
+        ),
+        (direct, |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, 8]), |f| matches!(f, RingFault::NoHeader(_))),
+        (direct, |b, head| b.guest.descriptors.set(u32::from(head), [GUEST_BASE, 16]), |f| matches!(f, RingFault::NoStatus(_))),
+    ];
+    for (at, (layout, break_it, expected)) in cases.into_iter().enumerate() {
+        let mut bench = Bench::new(memory(512), layout);
+        let head = bench.guest.post(GuestRequest::read(0, 512));
+        break_it(&mut bench, head);
+        bench.guest.publish();
+        for _ in 0..10 {
+            bench.turn();
+        }
+        let QueueEvent::Fault { fault, .. } = bench.events.try_recv().unwrap_or_else(|_| panic!("case {at} was not noticed"));
+        assert!(expected(fault), "case {at}: {fault}");
+        bench.stop();
+    }
+}
+
+#[test]
+fn a_table_inside_a_table_or_without_the_feature_is_refused() {
+    let mut bench = Bench::new(memory(512), Layout { indirect: false, ..LAYOUT });
+    let head = bench.guest.post(GuestRequest::read(0, 512));
+    bench.guest.descriptors.set(u32::from(head), [GUEST_BASE, 16 | (4 << 32)]);
+    bench.guest.publish();
+    assert!(matches!(fault_of(&mut bench), RingFault::Indirect(_)));
+}
+
+#[test]
+fn a_stopped_queue_finishes_what_flies_and_says_where_to_go_on() {
+    let mut bench = Bench::new(memory(512), LAYOUT);
+    for sector in 0..5 {
+        bench.guest.post(GuestRequest::read(sector, 512));
+    }
+    bench.guest.publish();
+    bench.turn();
+    bench.guest.post(GuestRequest::read(9, 512));
+    let remains = {
+        bench.guest.publish();
+        bench.stop()
+    };
+    assert_eq!(remains.next_avail, 5, "the sixth was not taken any more");
+    assert_eq!(std::iter::from_fn(|| bench.guest.reap()).count(), 5);
+}
+
+#[test]
+fn a_core_may_sleep_only_when_the_guest_has_been_asked_to_kick() {
+    for layout in layouts() {
+        let mut bench = Bench::new(memory(512), layout);
+        bench.turn();
+        assert_eq!(bench.queue.as_mut().unwrap().arm(), Armed::Idle);
+        bench.guest.post(GuestRequest::read(0, 512));
+        assert!(bench.guest.publish(), "the guest must kick an armed queue: {layout:?}");
+        assert_eq!(bench.queue.as_mut().unwrap().arm(), Armed::Ready, "and whoever arms now sees the request");
+        bench.queue.as_mut().unwrap().disarm();
+        bench.finish(1);
+    }
+}
