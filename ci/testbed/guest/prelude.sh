@@ -2,15 +2,22 @@
 
 broken=0
 
+# The shell prefers busybox's programs of these names, which can do less.
+blkdiscard() { /usr/bin/blkdiscard "$@"; }
+blockdev() { /usr/bin/blockdev "$@"; }
+fstrim() { /usr/bin/fstrim "$@"; }
+
 # claim "TEXT" COMMAND...   the command succeeds
 claim() {
     text=$1
     shift
-    if "$@" >/run/claim.log 2>&1; then
+    "$@" >/run/claim.log 2>&1
+    status=$?
+    if [ $status = 0 ]; then
         echo "claim ok: $text"
     else
         echo "claim FAILED: $text"
-        echo "  $* ended with $?:"
+        echo "  $* ended with $status:"
         tail -n 20 /run/claim.log | sed 's/^/  /'
         broken=1
     fi

@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -165,8 +164,6 @@ impl Maker {
         let mut command = self.command(plan, &script, &socket, &log);
         let output = errors.try_clone().map_err(failed)?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        // A group of its own: Ctrl-C on the terminal goes to the program that owns it, which stops it in order.
-        command.process_group(0);
         let mut process = Process::start("qemu-system-x86_64", &mut command)?;
         let console = connect(&mut process, &socket, &qemu_log)?.map_err(failed)?;
         Ok(Guest { name, process, console, socket, log, unread: Vec::new(), claims: Vec::new() })

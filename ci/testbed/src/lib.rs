@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod accelerator;
+pub mod backing;
 pub mod cache;
 pub mod clock;
 mod cpio;
+pub mod daemon;
 pub mod guest;
 pub mod image;
 mod mirror;

@@ -2,9 +2,8 @@
 //! It knows which programs guests need, and not what is done with them.
 
 use crate::cache::{CacheError, Fingerprint, Lock};
-use crate::clock::Deadline;
 use crate::mirror::Mirrors;
-use crate::process::{Process, RunError, open_log, run_logged, tail};
+use crate::process::{RunError, open_log, run_logged, run_watched, tail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -313,30 +312,13 @@ impl<'a> Apt<'a> {
     /// Runs a downloading command, reporting how much has arrived.
     fn watch(&self, mut command: Command, total: u64, report: &mut dyn FnMut(Progress)) -> Result<(), FetchError> {
         let doing = "downloading packages";
-        let failed = |source| FetchError::Step { doing, source };
-        let program = "apt-get download".to_owned();
-        let log = open_log(self.log).map_err(failed)?;
-        let err = open_log(self.log).map_err(failed)?;
-        command.stdin(Stdio::null()).stdout(log).stderr(err);
-        let mut process = Process::start(&program, &mut command).map_err(failed)?;
-        let deadline = Deadline::after_s(1200);
-        let status = loop {
-            let mib = |bytes: u64| bytes >> 20;
-            let done = mib(held_bytes(&self.archives)).min(mib(total));
+        let mib = |bytes: u64| bytes >> 20;
+        let mut look = || {
+            let done = mib(held_bytes(&self.archives).min(total));
             report(Progress { doing, done, of: mib(total), unit: "MiB" });
-            let round = Deadline::after(Duration::from_millis(200));
-            if let Some(status) = process.wait_until(round).map_err(failed)? {
-                break status;
-            }
-            if deadline.left().is_none() {
-                return Err(failed(RunError::Late { program, log: self.log.to_owned() }));
-            }
         };
-        if status.success() {
-            return Ok(());
-        }
-        let (log, tail) = (self.log.to_owned(), tail(self.log, 5));
-        Err(failed(RunError::Failed { program, status, log, tail }))
+        run_watched("apt-get", &mut command, self.log, Duration::from_secs(1200), &mut look)
+            .map_err(|source| FetchError::Step { doing, source })
     }
 }
 

@@ -3,13 +3,18 @@
 
 use crate::clock::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+/// How often a watched program is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Why a program could not be run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +65,34 @@ pub enum RunError {
     },
 }
 
+/// The ids of the processes that run now, for [`kill_all`].
+#[allow(
+    clippy::disallowed_types,
+    reason = "the thread that waits for signals shares it with those that start processes; nothing here is a data path"
+)]
+static RUNNING: std::sync::Mutex<BTreeSet<i32>> = std::sync::Mutex::new(BTreeSet::new());
+
+fn running() -> impl std::ops::DerefMut<Target = BTreeSet<i32>> {
+    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Kills every process started here that still runs. For a program that is about to end in disorder: nothing is reaped.
+pub fn kill_all() {
+    for id in running().iter() {
+        if let Some(pid) = Pid::from_raw(*id) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
 /// A running child process. Dropping it kills it and reaps it.
+///
+/// It leads a process group of its own: Ctrl-C on the terminal goes to the program that started it, which stops it in
+/// order, or by [`kill_all`].
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    id: Pid,
     pidfd: OwnedFd,
     program: String,
 }
@@ -75,12 +104,15 @@ impl Process {
     /// [`RunError::Start`] when the program is missing or cannot be executed.
     pub fn start(program: &str, command: &mut Command) -> Result<Self, RunError> {
         let failed = |source| RunError::Start { program: program.to_owned(), source };
-        let mut child = command.spawn().map_err(failed)?;
-        let pidfd = pidfd_of(&child).inspect_err(|_| {
+        let mut child = command.process_group(0).spawn().map_err(failed)?;
+        let id = Pid::from_child(&child);
+        let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|errno| {
             let _ = child.kill();
             let _ = child.wait();
-        });
-        Ok(Self { pidfd: pidfd.map_err(failed)?, child, program: program.to_owned() })
+            failed(errno.into())
+        })?;
+        running().insert(id.as_raw_pid());
+        Ok(Self { child, id, pidfd, program: program.to_owned() })
     }
 
     /// The process id, for messages to people.
@@ -96,6 +128,7 @@ impl Process {
     pub fn wait_until(&mut self, deadline: Deadline) -> Result<Option<ExitStatus>, RunError> {
         loop {
             if let Some(status) = self.child.try_wait().map_err(|e| self.wait_failed(e))? {
+                running().remove(&self.id.as_raw_pid());
                 return Ok(Some(status));
             }
             let Some(left) = deadline.left() else { return Ok(None) };
@@ -122,16 +155,21 @@ impl Process {
         Ok(ended)
     }
 
-    /// Kills the process at once (SIGKILL) and reaps it.
+    /// Kills the process and what it has started, at once (SIGKILL), and reaps it.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Once reaped, its id may be somebody else's.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process_group(self.id, Signal::KILL);
+            let _ = self.child.wait();
+        }
+        running().remove(&self.id.as_raw_pid());
     }
 
     /// Lets the process outlive this program, and answers its id.
     #[must_use]
     pub fn leave_running(self) -> u32 {
         let id = self.child.id();
+        running().remove(&self.id.as_raw_pid());
         // Not dropping is what leaves it running; the few bytes go when this program ends.
         std::mem::forget(self);
         id
@@ -146,12 +184,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn pidfd_of(child: &Child) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::other("the kernel gave an impossible process id"))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Opens a log for appending; its folder is made where missing.
@@ -171,15 +203,32 @@ pub fn open_log(path: &Path) -> Result<File, RunError> {
 /// # Errors
 /// See [`RunError`]; a program that fails is quoted with the last lines of its log.
 pub fn run_logged(program: &str, command: &mut Command, log: &Path, limit: Duration) -> Result<(), RunError> {
+    run_watched(program, command, log, limit, &mut || {})
+}
+
+/// As [`run_logged`]; `look` is called now and then while it runs, to show how far it has come.
+///
+/// # Errors
+/// As [`run_logged`].
+pub fn run_watched(program: &str, command: &mut Command, log: &Path, limit: Duration, look: &mut dyn FnMut()) -> Result<(), RunError> {
     let out = open_log(log)?;
     let err = out.try_clone().map_err(|source| RunError::Log { path: log.to_owned(), source })?;
     command.stdin(Stdio::null()).stdout(out).stderr(err);
     let mut process = Process::start(program, command)?;
-    match process.wait_until(Deadline::after(limit))? {
-        None => Err(RunError::Late { program: program.to_owned(), log: log.to_owned() }),
-        Some(status) if status.success() => Ok(()),
-        Some(status) => Err(RunError::Failed { program: program.to_owned(), status, log: log.to_owned(), tail: tail(log, 15) }),
+    let deadline = Deadline::after(limit);
+    let status = loop {
+        look();
+        let Some(left) = deadline.left() else {
+            return Err(RunError::Late { program: program.to_owned(), log: log.to_owned() });
+        };
+        if let Some(status) = process.wait_until(Deadline::after(left.min(LOOK)))? {
+            break status;
+        }
+    };
+    if status.success() {
+        return Ok(());
     }
+    Err(RunError::Failed { program: program.to_owned(), status, log: log.to_owned(), tail: tail(log, 15) })
 }
 
 /// The last `lines` lines of a file, each after a line break and indented; empty when there is nothing to quote.

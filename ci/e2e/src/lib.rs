@@ -1,0 +1,107 @@
+//! What a QEMU guest must see on Spinel's disks, as cases that `cargo xtask test` runs. It knows nothing of how guests
+//! are made, and asserts no speed: an emulated guest shows correctness only.
+#![forbid(unsafe_code)]
+
+mod change;
+mod death;
+mod devices;
+mod testbed;
+
+use spinel_testbed::daemon::Daemon;
+use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Plan};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+/// Any failure of a case other than a claim that did not hold.
+pub type Failure = Box<dyn Error>;
+
+/// Guests ask for this many queues on every disk.
+const QUEUES: u16 = 4;
+
+/// What cases run on.
+#[derive(Debug)]
+pub struct Bench {
+    /// Makes the guests.
+    pub maker: Maker,
+    /// The daemon under test.
+    pub spineld: PathBuf,
+    /// For sockets: a folder with a short path.
+    pub sockets: PathBuf,
+    /// For the disks' files: on a file system that has O_DIRECT, with 1 GiB free.
+    pub disks: PathBuf,
+    /// For logs.
+    pub logs: PathBuf,
+}
+
+/// What a case has found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What was claimed, and whether it held.
+    pub claims: Vec<Claim>,
+    /// What could not be run on this machine, and why.
+    pub skipped: Vec<String>,
+}
+
+/// One case: at least one guest, and claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name on the command line and in logs.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub shows: &'static str,
+    run: fn(&Bench) -> Result<Findings, Failure>,
+}
+
+/// Every case, in the order in which they are best run.
+pub const CASES: &[Case] = &[
+    Case { name: "testbed", shows: "a guest that fails, panics or powers off is never taken for one that passed", run: testbed::run },
+    Case { name: "devices", shows: "files, loop devices and memory serve a guest, with blocks of 512 and 4096 bytes", run: devices::run },
+    Case { name: "change", shows: "growth, injected errors and a full file system reach a running guest", run: change::run },
+    Case { name: "death", shows: "a guest killed with I/O in flight finds its disk again", run: death::run },
+];
+
+impl Case {
+    /// Runs the case, once more when the emulator itself has died. The answer says whether it was run twice.
+    ///
+    /// # Errors
+    /// When a guest or the daemon ended in disorder, or something needed could not be set up.
+    pub fn run(&self, bench: &Bench) -> Result<(Findings, bool), Failure> {
+        match (self.run)(bench) {
+            Err(error) if is_emulator_panic(error.as_ref()) => Ok(((self.run)(bench)?, true)),
+            result => Ok((result?, false)),
+        }
+    }
+}
+
+fn is_emulator_panic(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<GuestError>().is_some_and(GuestError::is_emulator_panic)
+}
+
+impl Bench {
+    /// Starts the daemon under test; its log is named after the case.
+    fn daemon(&self, case: &str) -> Result<Daemon, Failure> {
+        Ok(Daemon::start(&self.spineld, &[], &self.sockets, &self.logs.join(format!("{case}.spineld.log")))?)
+    }
+
+    /// Boots a guest with these disks.
+    fn boot(&self, name: &str, processors: u16, sockets: Vec<PathBuf>, script: String) -> Result<Guest, Failure> {
+        let disks = sockets.into_iter().map(|socket| Disk { socket, queues: QUEUES }).collect();
+        let plan = Plan { name: name.to_owned(), memory_mib: 512, processors, disks, script };
+        Ok(self.maker.boot(&plan, &self.sockets, &self.logs)?)
+    }
+
+    fn disk_file(&self, name: &str) -> PathBuf {
+        self.disks.join(name)
+    }
+}
+
+/// A claim made on the host's side.
+fn claim(text: &str, held: bool) -> Claim {
+    Claim { text: text.to_owned(), held }
+}
+
+/// The bytes a file takes on its file system, in the kernel's units of 512.
+fn allocated_bytes(file: &Path) -> std::io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata(file)?.blocks() * 512)
+}

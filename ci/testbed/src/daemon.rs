@@ -1,0 +1,154 @@
+//! A running spineld: started, asked over its RPC socket, and stopped. It knows no test, and of the methods only how
+//! a disk is made and served.
+
+use crate::clock::Deadline;
+use crate::process::{Process, RunError, open_log, tail};
+use serde_json::{Value, json};
+use spinel_control::client::{CallError, Client, ConnectError};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How long a daemon may take to start, and to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the daemon has not done what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// It could not be started or waited for.
+    #[error("spineld does not run")]
+    Run(#[from] RunError),
+    /// It does not answer on its socket.
+    #[error("spineld does not listen; its log is {}{tail}", log.display())]
+    Deaf {
+        /// The daemon's log.
+        log: PathBuf,
+        /// The end of it.
+        tail: String,
+        /// What connecting said.
+        source: Box<ConnectError>,
+    },
+    /// It refused a call, or did not answer it.
+    #[error("spineld does not do {method} {params}; its log is {}", log.display())]
+    Call {
+        /// The method.
+        method: String,
+        /// What it was given.
+        params: String,
+        /// The daemon's log.
+        log: PathBuf,
+        /// What it answered.
+        source: Box<CallError>,
+    },
+    /// It ended by itself, or had to be killed.
+    #[error("spineld ended in disorder ({how}); its log is {}{tail}", log.display())]
+    Ended {
+        /// How it ended.
+        how: String,
+        /// The daemon's log.
+        log: PathBuf,
+        /// The end of it.
+        tail: String,
+    },
+}
+
+/// A running daemon. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    client: Client,
+    rpc: PathBuf,
+    sockets: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `binary` with its sockets in `sockets`, and waits until it answers.
+    ///
+    /// # Errors
+    /// [`DaemonError::Run`] or [`DaemonError::Deaf`].
+    pub fn start(binary: &Path, arguments: &[&str], sockets: &Path, log: &Path) -> Result<Self, DaemonError> {
+        let rpc = sockets.join("spineld.rpc");
+        let out = open_log(log)?;
+        let err = open_log(log)?;
+        let mut command = Command::new(binary);
+        command.arg("-r").arg(&rpc).arg("-S").arg(sockets).args(arguments);
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let mut process = Process::start("spineld", &mut command)?;
+        let client = connect(&mut process, &rpc, log)?;
+        Ok(Self { process, client, rpc, sockets: sockets.to_owned(), log: log.to_owned() })
+    }
+
+    /// Calls a method.
+    ///
+    /// # Errors
+    /// [`DaemonError::Call`] with what the daemon answered.
+    pub fn call(&mut self, method: &str, params: Value) -> Result<Value, DaemonError> {
+        let given = Some(params.clone()).filter(|params| !params.is_null());
+        self.client.call(method, given).map_err(|refused| DaemonError::Call {
+            method: method.to_owned(),
+            params: params.to_string(),
+            log: self.log.clone(),
+            source: Box::new(refused),
+        })
+    }
+
+    /// Serves the device `bdev` to guests, and answers the socket.
+    ///
+    /// # Errors
+    /// [`DaemonError::Call`] with what the daemon answered.
+    pub fn serve(&mut self, bdev: &str, readonly: bool) -> Result<PathBuf, DaemonError> {
+        let ctrlr = format!("{bdev}.sock");
+        self.call("vhost_create_blk_controller", json!({"ctrlr": ctrlr, "dev_name": bdev, "readonly": readonly}))?;
+        Ok(self.sockets.join(ctrlr))
+    }
+
+    /// The RPC socket.
+    #[must_use]
+    pub fn rpc(&self) -> &Path {
+        &self.rpc
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Stops the daemon in order (SIGTERM).
+    ///
+    /// # Errors
+    /// [`DaemonError::Ended`] when it had ended before, ends with a failure, or has to be killed.
+    pub fn stop(mut self) -> Result<(), DaemonError> {
+        let how = match self.process.stop(PATIENCE)? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => status.to_string(),
+            None => format!("it did not stop within {} s and was killed", PATIENCE.as_secs()),
+        };
+        Err(DaemonError::Ended { how, tail: tail(&self.log, 15), log: self.log.clone() })
+    }
+
+    /// Lets the daemon outlive this program, and answers its process id.
+    #[must_use]
+    pub fn leave_running(self) -> u32 {
+        self.process.leave_running()
+    }
+}
+
+/// Connects as soon as the daemon listens.
+fn connect(process: &mut Process, rpc: &Path, log: &Path) -> Result<Client, DaemonError> {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        match Client::connect(rpc) {
+            Ok(client) => return Ok(client),
+            Err(source) if deadline.left().is_none() => {
+                return Err(DaemonError::Deaf { log: log.to_owned(), tail: tail(log, 15), source: Box::new(source) });
+            }
+            Err(_) => {}
+        }
+        // The event waited for is the daemon's end; a socket that is not there yet is looked for at every round.
+        if let Some(status) = process.wait_until(Deadline::after(Duration::from_millis(20)))? {
+            return Err(DaemonError::Ended { how: status.to_string(), log: log.to_owned(), tail: tail(log, 15) });
+        }
+    }
+}
