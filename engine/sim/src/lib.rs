@@ -1,4 +1,13 @@
-//! Seeded, deterministic stand-ins for what lies around the engine: for tests only. Knows no real clock, disk or guest.
+//! placeholder
+
 #![forbid(unsafe_code)]
 
-pub mod guest;
+mod clock;
+mod prng;
+mod rig;
+mod sleeper;
+
+pub use clock::Clock;
+pub use prng::Prng;
+pub use rig::{LostWakeUp, Rig};
+pub use sleeper::{Bed, Reason, SimSleeper};

@@ -1,1 +1,19 @@
-//! placeholder
+//! Devices without hardware, and devices made of devices. Knows no guest, no ring and no RPC.
+//!
+//! [`NullDevice`] and [`MemoryDevice`] are leaves; [`DelayDevice`] and [`ErrorDevice`] are
+//! layers over any [`Device`](spinel_core::Device): one file each. A layer opens its child
+//! with its own depth, puts its own tags in place, and never has more room than the child.
+#![forbid(unsafe_code)]
+
+mod delay;
+mod ended;
+mod error;
+mod memory;
+mod null;
+mod shape;
+
+pub use delay::{DelayDevice, Latencies, LatencyError, LatencyKind};
+pub use error::{ErrorDevice, Fault, InjectError, Injection, Target};
+pub use memory::{MemoryDevice, MemoryError};
+pub use null::NullDevice;
+pub use shape::{Shape, ShapeError};
