@@ -1,1 +1,31 @@
-//! placeholder
+//! Files and block devices through io_uring. Knows no guest, no protocol and no configuration.
+//!
+//! [`core`] makes a core that sleeps in its own ring, to be called on the reactor's
+//! thread. [`UringDevice`] opens a file or a block device, whose channels share that
+//! ring. [`pin`](pin()) registers memory once, off the reactor, so that each core may
+//! clone the registration.
+//!
+//! This package is one of the few that contain `unsafe`; what it exports is safe.
+
+mod buffers;
+mod channel;
+mod device;
+mod entry;
+mod file;
+mod files;
+mod options;
+mod pin;
+mod pool;
+mod queues;
+mod ring;
+mod sleep;
+mod slot;
+mod vectors;
+mod watch;
+
+pub use device::UringDevice;
+pub use file::{DeviceOptions, FileError};
+pub use options::{Options, Setup};
+pub use pin::{PinError, pin};
+pub use ring::Ring;
+pub use sleep::core;

@@ -1,0 +1,354 @@
+//! One core's io_uring, shared by all its channels and by its sleep. Knows no file and no request.
+//!
+//! Every completion carries a port and a slot. A port belongs to one channel and has
+//! its own queue, preallocated for all its slots; a port is given away again only when
+//! nothing of it is in flight, so that no late completion reaches a stranger.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use io_uring::squeue::Entry;
+use io_uring::types::{Fd, Timespec};
+use io_uring::{cqueue, opcode};
+use spinel_core::{Armed, Driver, Instant, OpenError, Progress};
+use spinel_mem::{Region, RegionId, Segment};
+
+use crate::buffers::Buffers;
+use crate::files::{Files, Target};
+use crate::options::{Options, Setup};
+use crate::pool::Pool;
+use crate::queues::Queues;
+use crate::watch::{Watches, Wish};
+
+/// What a slot has been waiting for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Event {
+    /// The kernel's answer.
+    Answer(i32),
+    /// A bounce chunk.
+    Chunk(u16),
+    /// The end of a pause.
+    Pause,
+}
+
+/// A channel's place on the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PortId(u32);
+
+struct Port {
+    /// Never holds more than one event per slot.
+    events: VecDeque<(u32, Event)>,
+    /// Submissions without a completion yet, waits for chunks and pauses.
+    owed: u32,
+    depth: u16,
+}
+
+/// A slot that asked for a pause.
+struct Paused {
+    until: Instant,
+    port: u32,
+    slot: u32,
+}
+
+/// Completions of these ports belong to the ring itself.
+const WATCH_PORT: u32 = u32::MAX;
+const REMOVE_PORT: u32 = u32::MAX - 1;
+/// So many waiting submissions are worth a system call of their own: batches then start while the turn goes on.
+const SUBMIT_AT: u32 = 4;
+/// How often one turn asks the kernel for more of the completions it holds back (about 20 each time).
+const REAP_ROUNDS: u32 = 8;
+/// How long a request waits that the kernel had no room for.
+const PAUSE_NS: u64 = 1_000_000;
+/// The longest sleep when some watched descriptor cannot wake us.
+const DEAF_NS: u64 = 1_000_000;
+
+/// A core's ring: a [`Driver`] for its channels, and what the core sleeps in.
+///
+/// It belongs to the thread that made it.
+pub struct Ring {
+    queues: Queues,
+    ports: Vec<Option<Port>>,
+    /// Submissions of channels without a completion yet.
+    in_flight: u32,
+    /// Entries the kernel could not take yet; empty as a rule.
+    backlog: VecDeque<Entry>,
+    paused: VecDeque<Paused>,
+    pool: Pool,
+    files: Files,
+    buffers: Buffers,
+    watches: Watches,
+    setup: Setup,
+}
+
+fn name(port: u32, slot: u32) -> u64 {
+    (u64::from(port) << 32) | u64::from(slot)
+}
+
+fn unname(user_data: u64) -> (u32, u32) {
+    let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).expect("masked");
+    (half(user_data >> 32), half(user_data))
+}
+
+impl Ring {
+    /// A ring for the calling thread.
+    ///
+    /// # Errors
+    /// [`OpenError::System`] if the kernel gives no ring at all, or no memory for bounce chunks.
+    pub fn new(options: &Options) -> Result<Self, OpenError> {
+        let (queues, mut setup) = Queues::new(options, false)?;
+        let files = Files::new(queues.submitter(), options.files_max);
+        let buffers = Buffers::new(queues.submitter(), options.buffers_max);
+        setup.files_max = files.len();
+        setup.buffers_max = buffers.len();
+        let pool = Pool::new(options.bounce_chunks)
+            .map_err(|error| OpenError::System { doing: "mapping bounce chunks", source: std::io::Error::other(error) })?;
+        let (ports, backlog, paused) = (Vec::new(), VecDeque::new(), VecDeque::new());
+        Ok(Self { queues, ports, in_flight: 0, backlog, paused, pool, files, buffers, watches: Watches::default(), setup })
+    }
+
+    /// What the kernel granted.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        self.setup
+    }
+
+    /// A port for a channel of `depth` slots. The only place where its queues grow.
+    pub(crate) fn open_port(&mut self, depth: u16) -> PortId {
+        let port = Port { events: VecDeque::with_capacity(usize::from(depth)), owed: 0, depth };
+        let place = self.ports.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.ports.push(None);
+            self.ports.len() - 1
+        });
+        self.ports[place] = Some(port);
+        let slots: usize = self.ports.iter().flatten().map(|port| usize::from(port.depth)).sum();
+        self.backlog.reserve(slots.saturating_sub(self.backlog.len()));
+        self.paused.reserve(slots.saturating_sub(self.paused.len()));
+        self.pool.reserve(slots);
+        let id = u32::try_from(place).expect("few channels");
+        assert!(id < REMOVE_PORT, "few channels");
+        PortId(id)
+    }
+
+    /// Gives a port back.
+    ///
+    /// # Panics
+    /// If something of it is still in flight: a channel is dropped only when it has drained.
+    pub(crate) fn close_port(&mut self, id: PortId) {
+        let port = self.ports[id.0 as usize].take().expect("a port is closed once");
+        assert!(port.owed == 0 && port.events.is_empty(), "a channel was dropped with {} requests in flight", port.owed);
+    }
+
+    fn port(&mut self, place: u32) -> &mut Port {
+        self.ports.get_mut(place as usize).and_then(Option::as_mut).expect("completions go to open ports")
+    }
+
+    fn deliver(&mut self, place: u32, slot: u32, event: Event) {
+        let port = self.port(place);
+        debug_assert!(port.events.len() < usize::from(port.depth), "one event per slot");
+        port.events.push_back((slot, event));
+    }
+
+    /// Whether something waits for [`next`](Self::next).
+    pub(crate) fn has_event(&self, id: PortId) -> bool {
+        self.ports[id.0 as usize].as_ref().is_some_and(|port| !port.events.is_empty())
+    }
+
+    /// The next event of a port, and the slot it is for.
+    pub(crate) fn next(&mut self, id: PortId) -> Option<(u32, Event)> {
+        let port = self.port(id.0);
+        let event = port.events.pop_front()?;
+        port.owed -= 1;
+        Some(event)
+    }
+
+    /// Submits an entry for a slot; its answer comes as an event. Never fails: what the kernel cannot take yet waits here.
+    ///
+    /// # Safety
+    /// What the entry points to stays valid until the answer has come.
+    pub(crate) unsafe fn submit(&mut self, id: PortId, slot: u32, entry: Entry) {
+        self.port(id.0).owed += 1;
+        self.in_flight += 1;
+        // SAFETY: passed on to the caller.
+        unsafe { self.push(entry.user_data(name(id.0, slot))) };
+        if self.queues.pending() >= SUBMIT_AT {
+            self.enter();
+        }
+    }
+
+    /// # Safety
+    /// What the entry points to stays valid until its completion has been taken.
+    unsafe fn push(&mut self, entry: Entry) {
+        // SAFETY: passed on to the caller.
+        if self.backlog.is_empty() && unsafe { self.queues.push(&entry) } {
+            return;
+        }
+        self.backlog.push_back(entry);
+        self.enter();
+    }
+
+    /// Enters the kernel and moves the backlog, as far as there is room.
+    fn enter(&mut self) {
+        loop {
+            self.queues.enter();
+            let before = self.backlog.len();
+            while let Some(entry) = self.backlog.front() {
+                // SAFETY: whoever submitted the entry vouched for it until its answer, which has not come.
+                if !unsafe { self.queues.push(entry) } {
+                    break;
+                }
+                self.backlog.pop_front();
+            }
+            if self.backlog.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Takes all completions that are visible; the number that were for channels.
+    fn drain(&mut self) -> u32 {
+        let mut taken = 0;
+        for _ in 0..self.queues.look() {
+            let Some(completion) = self.queues.take() else { break };
+            let (place, slot) = unname(completion.user_data());
+            match place {
+                WATCH_PORT => self.watches.fired(slot, completion.result(), cqueue::more(completion.flags())),
+                REMOVE_PORT => self.watches.removed(slot, completion.result()),
+                _ => {
+                    self.in_flight -= 1;
+                    taken += 1;
+                    self.deliver(place, slot, Event::Answer(completion.result()));
+                }
+            }
+        }
+        self.grant_wishes();
+        taken
+    }
+
+    /// Submits what the watches want.
+    fn grant_wishes(&mut self) {
+        while let Some((index, wish)) = self.watches.wish() {
+            let entry = match wish {
+                Wish::Arm { fd, multishot } => {
+                    let events = u32::from(libc::POLLIN.unsigned_abs());
+                    opcode::PollAdd::new(Fd(fd), events).multi(multishot).build().user_data(name(WATCH_PORT, index))
+                }
+                Wish::Remove => opcode::PollRemove::new(name(WATCH_PORT, index)).build().user_data(name(REMOVE_PORT, index)),
+            };
+            // SAFETY: neither entry points to memory.
+            unsafe { self.push(entry) };
+        }
+    }
+
+    /// A chunk at once, or as an event when it is this slot's turn.
+    pub(crate) fn want_chunk(&mut self, id: PortId, slot: u32) -> Option<u16> {
+        let chunk = self.pool.want((id.0, slot));
+        self.port(id.0).owed += u32::from(chunk.is_none());
+        chunk
+    }
+
+    /// Gives a chunk back.
+    pub(crate) fn give_chunk(&mut self, chunk: u16) {
+        if let Some((place, slot)) = self.pool.give(chunk) {
+            self.deliver(place, slot, Event::Chunk(chunk));
+        }
+    }
+
+    /// The chunks themselves.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// An event for this slot a little later.
+    pub(crate) fn pause(&mut self, id: PortId, slot: u32, now: Instant) {
+        self.port(id.0).owed += 1;
+        self.paused.push_back(Paused { until: now.after_ns(PAUSE_NS), port: id.0, slot });
+    }
+
+    fn end_pauses(&mut self, now: Instant) {
+        while let Some(Paused { port, slot, .. }) = self.paused.pop_front_if(|paused| paused.until <= now) {
+            self.deliver(port, slot, Event::Pause);
+        }
+    }
+
+    /// Registers a file, or counts one more user.
+    pub(crate) fn add_file(&mut self, fd: std::os::fd::RawFd) -> Target {
+        self.files.add(self.queues.submitter(), fd)
+    }
+
+    /// Ends one use of a file.
+    pub(crate) fn remove_file(&mut self, target: Target) {
+        self.files.remove(self.queues.submitter(), target);
+    }
+
+    /// The registered buffer that holds all of a segment, if there is one.
+    pub(crate) fn buffer_of(&self, segment: &Segment) -> Option<u16> {
+        self.buffers.find(segment)
+    }
+
+    pub(crate) fn watch(&mut self, fd: std::os::fd::RawFd) -> u32 {
+        let index = self.watches.add(fd);
+        self.grant_wishes();
+        index
+    }
+
+    /// Ends a watch. The kernel lets go of the descriptor before this returns.
+    pub(crate) fn unwatch(&mut self, index: u32) {
+        self.watches.end(index);
+        self.grant_wishes();
+        self.enter();
+    }
+
+    /// Waits in the kernel until something completes or `until` is reached; nothing is taken.
+    pub(crate) fn sleep(&mut self, until: Option<Instant>, now: Instant) {
+        let mut timeout_ns = until.map(|until| until.since_ns(now));
+        if self.watches.deaf() {
+            timeout_ns = Some(timeout_ns.unwrap_or(DEAF_NS).min(DEAF_NS));
+        }
+        if timeout_ns == Some(0) {
+            return;
+        }
+        let timeout = timeout_ns.map(|ns| Timespec::from(std::time::Duration::from_nanos(ns)));
+        self.queues.wait(timeout.as_ref(), self.in_flight > 0);
+    }
+}
+
+impl Driver for Ring {
+    fn reap(&mut self, now: Instant) -> Progress {
+        self.end_pauses(now);
+        let mut taken = self.drain();
+        for _ in 0..REAP_ROUNDS {
+            if !self.queues.held_back() {
+                break;
+            }
+            self.enter();
+            taken += self.drain();
+        }
+        match (taken, self.in_flight) {
+            (0, 0) => Progress::Idle,
+            (0, _) => Progress::Waiting,
+            _ => Progress::Busy,
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.queues.pending() > 0 || !self.backlog.is_empty() {
+            self.enter();
+        }
+    }
+
+    fn map(&mut self, region: &Arc<Region>) {
+        self.buffers.map(self.queues.submitter(), region);
+    }
+
+    fn unmap(&mut self, id: RegionId) {
+        self.buffers.unmap(self.queues.submitter(), id);
+    }
+
+    fn arm(&mut self) -> Armed {
+        let unsubmitted = self.queues.pending() > 0 || !self.backlog.is_empty();
+        if unsubmitted || self.queues.held_back() || self.queues.look() > 0 {
+            return Armed::Ready;
+        }
+        self.paused.front().map_or(Armed::Idle, |paused| Armed::Until(paused.until))
+    }
+}
