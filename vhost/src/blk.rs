@@ -142,39 +142,49 @@ pub(crate) fn status_byte(status: Status) -> u8 {
     }
 }
 
-/// The buffers of one chain as segments, in a reused space.
+/// The buffers of one chain: the header's bytes, and the rest as segments, in a reused space.
 #[derive(Debug)]
 pub(crate) struct Chain {
+    header: [u64; 2],
+    header_bytes: u32,
     segments: Vec<Segment>,
     readable: usize,
-    /// The last writable segment, kept even when there is no room for it.
-    last: Option<Segment>,
-    overflow: bool,
+    /// The last writable segment of a chain with more of them than there is room for.
+    overflow: Option<Segment>,
 }
 
+const HEADER_BYTES: u32 = 16;
+
 impl Chain {
-    /// Space for `segments_max` data segments, header and status, and a few seams between memory regions.
+    /// Space for `segments_max` data segments and the status, and a few seams between memory regions.
     pub(crate) fn new(segments_max: u16) -> Self {
-        Self { segments: Vec::with_capacity(usize::from(segments_max) + 8), readable: 0, last: None, overflow: false }
+        Self { header: [0; 2], header_bytes: 0, segments: Vec::with_capacity(usize::from(segments_max) + 8), readable: 0, overflow: None }
     }
 
     pub(crate) fn clear(&mut self) {
+        self.header_bytes = 0;
         self.segments.clear();
         self.readable = 0;
-        self.last = None;
-        self.overflow = false;
+        self.overflow = None;
     }
 
+    /// Adds a buffer. The first 16 readable bytes are the header, however they are cut (virtio 1.2, 2.7.4.4: no assumption about framing).
+    #[inline]
     pub(crate) fn push(&mut self, guest: &GuestMap, buffer: Buffer) -> Result<(), RingFault> {
+        let mut buffer = buffer;
+        if !buffer.writable && self.header_bytes < HEADER_BYTES {
+            if self.header_bytes == 0 && buffer.len_bytes == HEADER_BYTES {
+                self.header_bytes = HEADER_BYTES;
+                return guest.load(buffer.address, std::slice::from_mut(&mut self.header)).map_err(RingFault::Memory);
+            }
+            buffer = self.take_header(guest, buffer)?;
+        }
         if buffer.len_bytes == 0 {
             return Ok(());
         }
         let each = |segment| {
-            if buffer.writable {
-                self.last = Some(segment);
-            }
             if self.segments.len() == self.segments.capacity() {
-                self.overflow = true;
+                self.overflow = Some(segment);
             } else {
                 self.segments.push(segment);
                 self.readable += usize::from(!buffer.writable);
@@ -183,38 +193,42 @@ impl Chain {
         guest.segments(buffer.address, buffer.len_bytes, each).map_err(RingFault::Memory)
     }
 
-    /// Takes the 16 bytes of header off the readable segments, however they are cut (virtio 1.2, 2.7.4.4: no assumption about framing).
-    fn take_header(&mut self, guest: &GuestMap) -> Option<([u8; 16], usize)> {
-        let mut header = [0; 16];
-        if let Some(first) = self.segments[..self.readable].first().filter(|first| first.len_bytes() == 16) {
-            guest.region(first)?.read(first.offset(), &mut header).ok()?;
-            return Some((header, 1));
-        }
-        let mut filled = 0;
-        for (at, segment) in self.segments[..self.readable].iter_mut().enumerate() {
-            let wanted = u32::try_from(16 - filled).ok()?;
-            let (now, rest) = segment.split_at(wanted.min(segment.len_bytes()));
-            let end = filled + usize::try_from(now.len_bytes()).ok()?;
-            guest.region(&now)?.read(now.offset(), &mut header[filled..end]).ok()?;
-            *segment = rest;
-            filled = end;
-            if filled == 16 {
-                return Some((header, if rest.len_bytes() == 0 { at + 1 } else { at }));
-            }
-        }
-        None
+    /// Moves bytes from the front of a buffer to the header; returns what is left of the buffer.
+    #[cold]
+    fn take_header(&mut self, guest: &GuestMap, buffer: Buffer) -> Result<Buffer, RingFault> {
+        let [low, high] = self.header.map(u64::to_ne_bytes);
+        let mut bytes = [0; HEADER_BYTES as usize];
+        bytes[..8].copy_from_slice(&low);
+        bytes[8..].copy_from_slice(&high);
+        let here = buffer.len_bytes.min(HEADER_BYTES - self.header_bytes);
+        let from = self.header_bytes as usize;
+        guest.load(buffer.address, &mut bytes[from..from + here as usize]).map_err(RingFault::Memory)?;
+        self.header_bytes += here;
+        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+        self.header = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
+        // Adding may wrap only where loading has failed before.
+        Ok(Buffer { address: buffer.address.wrapping_add(u64::from(here)), len_bytes: buffer.len_bytes - here, ..buffer })
+    }
+
+    /// The request type and the sector.
+    fn header(&self) -> Option<(u32, u64)> {
+        let [a, b, c, d, ..] = u64::from_le(self.header[0]).to_le_bytes();
+        let kind = u32::from_le_bytes([a, b, c, d]);
+        (self.header_bytes == HEADER_BYTES).then_some((kind, u64::from_le(self.header[1])))
     }
 
     /// Takes the status byte off the end of the writable segments.
     fn take_status(&mut self) -> Option<Segment> {
-        let last = self.last?;
+        if let Some(last) = self.overflow {
+            // Only the order of buffers is known of what did not fit: the last one is writable if any is.
+            return Some(last.split_at(last.len_bytes() - 1).1);
+        }
+        let last = self.segments[self.readable..].last_mut()?;
         let (data, status) = last.split_at(last.len_bytes() - 1);
-        if !self.overflow {
-            if data.len_bytes() == 0 {
-                self.segments.pop();
-            } else if let Some(end) = self.segments.last_mut() {
-                *end = data;
-            }
+        if data.len_bytes() == 0 {
+            self.segments.pop();
+        } else {
+            *last = data;
         }
         Some(status)
     }
@@ -234,6 +248,8 @@ pub(crate) enum Asked<'a> {
 pub(crate) struct Terms {
     pub(crate) features: BlkFeatures,
     pub(crate) block_bytes: u32,
+    /// Sectors per block, as a power of two.
+    sectors_shift: u32,
     pub(crate) segments_max: u16,
     pub(crate) read_only: bool,
     /// Whether a write must be on the medium before it completes.
@@ -245,6 +261,7 @@ impl Terms {
         Self {
             features,
             block_bytes: geometry.block_bytes,
+            sectors_shift: (geometry.block_bytes / SECTOR_BYTES).ilog2(),
             segments_max: geometry.segments_max,
             read_only: disk.read_only || geometry.read_only,
             stable_writes: false,
@@ -252,10 +269,9 @@ impl Terms {
     }
 
     fn blocks(&self, sector: u64, sectors: u64) -> Option<(Lba, u32)> {
-        let per_block = u64::from(self.block_bytes / SECTOR_BYTES);
-        let whole = sector.is_multiple_of(per_block) && sectors.is_multiple_of(per_block);
-        let blocks = u32::try_from(sectors / per_block).ok()?;
-        whole.then_some((Lba(sector / per_block), blocks))
+        let inside = (1 << self.sectors_shift) - 1;
+        let blocks = u32::try_from(sectors >> self.sectors_shift).ok()?;
+        ((sector | sectors) & inside == 0).then_some((Lba(sector >> self.sectors_shift), blocks))
     }
 }
 
@@ -270,17 +286,14 @@ pub(crate) fn parse<'a>(
     terms: &Terms,
     serial: &str,
 ) -> Result<(Segment, Asked<'a>), RingFault> {
-    let (header, from) = chain.take_header(guest).ok_or(RingFault::NoHeader(head))?;
+    let (kind, sector) = chain.header().ok_or(RingFault::NoHeader(head))?;
     let status = chain.take_status().ok_or(RingFault::NoStatus(head))?;
-    let [a, b, c, d, _, _, _, _, sector @ ..] = header;
-    let sector = u64::from_le_bytes(sector);
     let chain: &Chain = chain;
     let (readable, writable) = chain.segments.split_at(chain.readable);
-    let readable = &readable[from..];
-    if chain.overflow {
+    if chain.overflow.is_some() {
         return Ok((status, FAILED));
     }
-    let asked = match u32::from_le_bytes([a, b, c, d]) {
+    let asked = match kind {
         T_IN => transfer(Op::Read, sector, writable, terms),
         T_OUT if terms.read_only => FAILED,
         T_OUT => transfer(Op::Write { fua: terms.stable_writes }, sector, readable, terms),

@@ -75,7 +75,7 @@ pub fn recipe(setup: QueueSetup) -> Recipe {
 }
 
 /// Most chains taken in one turn, so that one guest cannot hold a core.
-const BATCH: usize = 64;
+const BATCH: u16 = 64;
 
 /// A request in flight. Its tag, and its place in the table, is the chain's head.
 #[derive(Clone, Copy)]
@@ -138,27 +138,18 @@ impl Queue {
         }
         self.done.clear();
         self.channel.poll(now, &mut self.done);
-        for at in 0..self.done.as_slice().len() {
-            let Completion { tag, status } = self.done.as_slice()[at];
+        let QueueSetup { ring, guest, meter, .. } = &mut self.setup;
+        for Completion { tag, status } in self.done.as_slice() {
             let flight = self.flights[tag.index()].take().expect("a channel completes a tag once");
-            self.in_flight -= 1;
-            let latency_ns = now.since_ns(flight.started);
-            self.setup.meter.record(flight.op, u64::from(flight.bytes), latency_ns, status == Status::Ok);
-            let data_bytes = if flight.op == OpKind::Read && status == Status::Ok { flight.bytes } else { 0 };
-            self.finish(tag, flight.status, blk::status_byte(status), data_bytes + 1);
+            let ok = *status == Status::Ok;
+            meter.record(flight.op, u64::from(flight.bytes), now.since_ns(flight.started), ok);
+            let data_bytes = if ok && flight.op == OpKind::Read { flight.bytes } else { 0 };
+            let head = u16::try_from(tag.0).expect("tags of this queue are heads");
+            finish(ring, guest, head, flight.status, blk::status_byte(*status), data_bytes + 1);
         }
-        !self.done.as_slice().is_empty()
-    }
-
-    /// Writes a request's status and puts its chain into the used ring.
-    fn finish(&mut self, tag: Tag, status_at: Segment, status: u8, written_bytes: u32) {
-        // The segment was checked against this very map, so the write cannot miss; a lost region swallows it.
-        if let Some(region) = self.setup.guest.region(&status_at) {
-            let written = region.write(status_at.offset(), &[status]);
-            debug_assert!(written.is_ok(), "segments stay inside their region");
-        }
-        let head = u16::try_from(tag.0).expect("tags of this queue are heads");
-        self.setup.ring.put_used(head, written_bytes);
+        let completed = self.done.as_slice().len();
+        self.in_flight -= completed;
+        completed > 0
     }
 
     fn publish(&mut self) {
@@ -175,14 +166,17 @@ impl Queue {
 
     /// Takes chains, at most a batch, and never more than the channel has room for; the rest stays in the guest's ring.
     fn take(&mut self, now: Instant) -> Result<usize, RingFault> {
-        let mut taken = 0;
-        while taken < BATCH && self.setup.ring.waiting()? > 0 && self.channel.room() > 0 {
-            self.setup.ring.prefetch();
+        let waiting = self.setup.ring.waiting()?;
+        if waiting == 0 {
+            return Ok(0);
+        }
+        let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
+        self.setup.ring.prefetch(batch);
+        for _ in 0..batch {
             let head = self.setup.ring.take()?;
-            taken += 1;
             self.start(head, now)?;
         }
-        Ok(taken)
+        Ok(usize::from(batch))
     }
 
     fn start(&mut self, head: u16, now: Instant) -> Result<(), RingFault> {
@@ -202,7 +196,7 @@ impl Queue {
                 self.in_flight += 1;
                 self.channel.submit(Request { tag, op, at: now, start, blocks, segments });
             }
-            Asked::Answer { status: answer, written_bytes } => self.finish(tag, status, answer, written_bytes),
+            Asked::Answer { status: answer, written_bytes } => finish(ring, guest, head, status, answer, written_bytes),
         }
         Ok(())
     }
@@ -231,6 +225,16 @@ impl Queue {
             self.setup.ring.refuse_kicks();
         }
     }
+}
+
+/// Writes a request's status and puts its chain into the used ring.
+fn finish(ring: &mut SplitRing, guest: &GuestMap, head: u16, status_at: Segment, status: u8, written_bytes: u32) {
+    // The segment was checked against this very map, so the write cannot miss; a lost region swallows it.
+    if let Some(region) = guest.region(&status_at) {
+        let written = region.write(status_at.offset(), &[status]);
+        debug_assert!(written.is_ok(), "segments stay inside their region");
+    }
+    ring.put_used(head, written_bytes);
 }
 
 impl Poller for Queue {

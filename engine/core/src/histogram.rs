@@ -15,6 +15,7 @@ pub const BUCKETS: usize = 1024;
 
 /// The bucket of a value.
 #[must_use]
+#[inline]
 pub fn bucket_of(value: u64) -> usize {
     let value = value.min(VALUE_MAX);
     let exponent = 63 - (value | SUBS).leading_zeros();
@@ -50,6 +51,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Counts one value. Only the owning core calls this.
+    #[inline]
     pub fn record(&self, value: u64) {
         bump(&self.counts[bucket_of(value)], 1);
     }
@@ -62,6 +64,7 @@ impl Histogram {
 }
 
 /// Adds without a locked instruction: there is one writer.
+#[inline]
 pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }

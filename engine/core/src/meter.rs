@@ -28,6 +28,7 @@ pub struct Meter {
 
 impl Meter {
     /// Counts one request that ended. Only the owning core calls this.
+    #[inline]
     pub fn record(&self, op: OpKind, bytes: u64, latency_ns: u64, ok: bool) {
         let per = &self.ops[op.index()];
         per.latency.record(latency_ns);
@@ -42,6 +43,7 @@ impl Meter {
     }
 
     /// Says how many requests are in flight now.
+    #[inline]
     pub fn set_in_flight(&self, count: usize) {
         self.in_flight.store(u64::try_from(count).expect("a small count"), Ordering::Relaxed);
     }

@@ -146,6 +146,7 @@ impl Completions {
 
     /// How many more it takes.
     #[must_use]
+    #[inline]
     pub fn room(&self) -> usize {
         self.entries.len() - self.len
     }
@@ -154,6 +155,7 @@ impl Completions {
     ///
     /// # Panics
     /// If there is no room: the caller looks first.
+    #[inline]
     pub fn push(&mut self, completion: Completion) {
         self.entries[self.len] = completion;
         self.len += 1;
@@ -161,11 +163,13 @@ impl Completions {
 
     /// What it holds, oldest first.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[Completion] {
         &self.entries[..self.len]
     }
 
     /// Empties it for reuse.
+    #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
     }

@@ -12,10 +12,11 @@ mod sealed {
     impl Sealed for u16 {}
     impl Sealed for u32 {}
     impl Sealed for u64 {}
+    impl Sealed for [u32; 2] {}
     impl Sealed for [u64; 2] {}
 }
 
-/// Values for which every bit pattern is valid: `u8`, `u16`, `u32`, `u64`, `[u64; 2]`. Read as the machine's own byte order.
+/// Values for which every bit pattern is valid: `u8`, `u16`, `u32`, `u64`, and pairs of the last two. Read as the machine's own byte order.
 pub trait Plain: sealed::Sealed + Copy + 'static {}
 impl<T: sealed::Sealed + Copy + 'static> Plain for T {}
 
@@ -52,6 +53,7 @@ impl<T: Plain> Array<T> {
         &self.region
     }
 
+    #[inline]
     fn at(&self, index: u32) -> NonNull<T> {
         assert!(index < self.count, "index {index} of an array of {}", self.count);
         // SAFETY: index < count, and `new` promised that count values lie inside the region.
@@ -63,6 +65,7 @@ impl<T: Plain> Array<T> {
     /// # Panics
     /// If `index` is not below `count()`: callers mask or check it first.
     #[must_use]
+    #[inline]
     pub fn get(&self, index: u32) -> T {
         // SAFETY: `at` returns an aligned address inside the live region, and any bit pattern is a T.
         unsafe { self.at(index).read_volatile() }
@@ -72,12 +75,14 @@ impl<T: Plain> Array<T> {
     ///
     /// # Panics
     /// If `index` is not below `count()`.
+    #[inline]
     pub fn set(&self, index: u32, value: T) {
         // SAFETY: `at` returns an aligned address inside the live, writable region.
         unsafe { self.at(index).write_volatile(value) };
     }
 
     /// Asks the processor to fetch an element's cache line; any index is harmless.
+    #[inline]
     pub fn prefetch(&self, index: u32) {
         if index < self.count {
             let address = self.at(index);
@@ -93,6 +98,7 @@ impl<T: Plain> Array<T> {
 }
 
 impl Array<u16> {
+    #[inline]
     fn atomic(&self, index: u32) -> &AtomicU16 {
         // SAFETY: the address is aligned and live as long as self; every access of ours to it is atomic or volatile.
         unsafe { AtomicU16::from_ptr(self.at(index).as_ptr()) }
@@ -100,11 +106,13 @@ impl Array<u16> {
 
     /// Loads one index word with the given ordering.
     #[must_use]
+    #[inline]
     pub fn load(&self, index: u32, ordering: Ordering) -> u16 {
         self.atomic(index).load(ordering)
     }
 
     /// Stores one index word with the given ordering.
+    #[inline]
     pub fn store(&self, index: u32, value: u16, ordering: Ordering) {
         self.atomic(index).store(value, ordering);
     }

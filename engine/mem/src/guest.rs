@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::region::{Region, Segment};
+use crate::array::Plain;
+use crate::region::{Region, RegionId, Segment};
 
 /// One range of guest memory as the front end describes it (vhost-user: "Memory region description").
 #[derive(Clone, Debug)]
@@ -60,12 +61,30 @@ impl fmt::Display for GuestRangeError {
 
 impl std::error::Error for GuestRangeError {}
 
+/// The range that matched last, flat, so that a match touches one cache line.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    guest: u64,
+    len_bytes: u64,
+    index: usize,
+    region: RegionId,
+}
+
+/// Matches nothing.
+const NOWHERE: Last = Last { guest: 0, len_bytes: 0, index: 0, region: RegionId(u16::MAX) };
+
 /// A guest's memory: ranges sorted by guest address, which never overlap.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GuestMap {
     ranges: Vec<GuestRange>,
-    /// The range that matched last; neighbours in a ring mostly lie in the same one.
-    last: Cell<usize>,
+    /// Neighbours in a ring mostly lie in the same range.
+    last: Cell<Last>,
+}
+
+impl Default for GuestMap {
+    fn default() -> Self {
+        Self { ranges: Vec::new(), last: Cell::new(NOWHERE) }
+    }
 }
 
 impl GuestMap {
@@ -84,13 +103,14 @@ impl GuestMap {
         }
         let at = self.ranges.partition_point(|other| other.guest < range.guest);
         self.ranges.insert(at, range);
+        self.last.set(NOWHERE);
         Ok(())
     }
 
     /// Takes out the range that has exactly these addresses and this length.
     pub fn remove(&mut self, guest: u64, user: u64, len_bytes: u64) -> Option<GuestRange> {
         let at = self.ranges.iter().position(|r| r.guest == guest && r.user == user && r.region.len_bytes() == len_bytes)?;
-        self.last.set(0);
+        self.last.set(NOWHERE);
         Some(self.ranges.remove(at))
     }
 
@@ -106,62 +126,95 @@ impl GuestMap {
         self.ranges.iter().any(|range| range.region.poisoned())
     }
 
-    fn find(&self, guest: u64) -> Option<&GuestRange> {
-        let hit = |range: &&GuestRange| guest.checked_sub(range.guest).is_some_and(|o| o < range.region.len_bytes());
-        if let Some(range) = self.ranges.get(self.last.get()).filter(hit) {
-            return Some(range);
-        }
-        let at = self.ranges.partition_point(|range| range.guest <= guest).checked_sub(1)?;
-        let range = self.ranges.get(at).filter(hit)?;
-        self.last.set(at);
-        Some(range)
+    /// The last match if it covers `guest`, else a search that makes another the last.
+    #[inline]
+    fn find(&self, guest: u64) -> Option<Last> {
+        let last = self.last.get();
+        // Below the range the difference wraps to a huge number, which no length exceeds.
+        if guest.wrapping_sub(last.guest) < last.len_bytes { Some(last) } else { self.search(guest) }
+    }
+
+    #[cold]
+    fn search(&self, guest: u64) -> Option<Last> {
+        let index = self.ranges.partition_point(|range| range.guest <= guest).checked_sub(1)?;
+        let range = &self.ranges[index];
+        let found = Last { guest: range.guest, len_bytes: range.region.len_bytes(), index, region: range.region.id() };
+        (guest - found.guest < found.len_bytes).then(|| {
+            self.last.set(found);
+            found
+        })
     }
 
     /// Turns a guest buffer into segments: one as a rule, more where it crosses from one range into the next.
     ///
     /// # Errors
     /// [`TranslateError`] if any byte is not guest memory; `each` may have been called for a part.
+    #[inline]
     pub fn segments(&self, guest: u64, len_bytes: u32, mut each: impl FnMut(Segment)) -> Result<(), TranslateError> {
         let error = TranslateError { address: guest, len_bytes: u64::from(len_bytes) };
+        let range = self.find(guest).ok_or(error)?;
+        let offset = guest - range.guest;
+        if u64::from(len_bytes) <= range.len_bytes - offset {
+            each(Segment { offset, len_bytes, region: range.region });
+            return Ok(());
+        }
+        self.segments_across(guest, len_bytes, &mut each).ok_or(error)
+    }
+
+    /// As `segments`, where the buffer goes on in the next range.
+    #[cold]
+    fn segments_across(&self, guest: u64, len_bytes: u32, each: &mut dyn FnMut(Segment)) -> Option<()> {
         let mut at = guest;
         let mut left = len_bytes;
         loop {
-            let range = self.find(at).ok_or(error)?;
+            let range = self.find(at)?;
             let offset = at - range.guest;
-            let here = u32::try_from(range.region.len_bytes() - offset).map_or(left, |room| room.min(left));
-            each(range.region.segment(offset, here).map_err(|_| error)?);
+            let here = u32::try_from(range.len_bytes - offset).map_or(left, |room| room.min(left));
+            each(Segment { offset, len_bytes: here, region: range.region });
             left -= here;
             if left == 0 {
-                return Ok(());
+                return Some(());
             }
-            at = at.checked_add(u64::from(here)).ok_or(error)?;
+            at = at.checked_add(u64::from(here))?;
         }
     }
 
     /// The region a segment of this guest lies in.
     #[must_use]
+    #[inline]
     pub fn region(&self, segment: &Segment) -> Option<&Arc<Region>> {
-        let holds = |range: &&GuestRange| range.region.id() == segment.region();
-        let last = self.ranges.get(self.last.get()).filter(holds);
-        last.or_else(|| self.ranges.iter().find(holds)).map(|range| &range.region)
+        let last = self.last.get();
+        if last.region == segment.region() { self.ranges.get(last.index).map(|range| &range.region) } else { self.search_region(segment) }
     }
 
-    /// Copies guest memory at a guest-physical address into `into`.
+    #[cold]
+    fn search_region(&self, segment: &Segment) -> Option<&Arc<Region>> {
+        self.ranges.iter().map(|range| &range.region).find(|region| region.id() == segment.region())
+    }
+
+    /// Copies values out of guest memory at a guest-physical address, once.
     ///
     /// # Errors
-    /// [`TranslateError`] if any byte is not guest memory.
-    pub fn read(&self, guest: u64, into: &mut [u8]) -> Result<(), TranslateError> {
-        let error = TranslateError { address: guest, len_bytes: u64::try_from(into.len()).unwrap_or(u64::MAX) };
+    /// [`TranslateError`] if any byte is not guest memory, or a value lies across a seam.
+    #[inline]
+    pub fn load<T: Plain>(&self, guest: u64, into: &mut [T]) -> Result<(), TranslateError> {
+        let len_bytes = u64::try_from(size_of_val(into)).expect("lengths fit 64 bits");
+        let error = TranslateError { address: guest, len_bytes };
+        let range = self.find(guest).ok_or(error)?;
+        if self.ranges[range.index].region.load(guest - range.guest, into).is_ok() {
+            return Ok(());
+        }
+        self.load_across(guest, into).map_err(|()| error)
+    }
+
+    /// As `load`, where the values go on in the next range.
+    #[cold]
+    fn load_across<T: Plain>(&self, guest: u64, into: &mut [T]) -> Result<(), ()> {
         let mut at = guest;
-        let mut rest = into;
-        while !rest.is_empty() {
-            let range = self.find(at).ok_or(error)?;
-            let offset = at - range.guest;
-            let here = usize::try_from(range.region.len_bytes() - offset).map_or(rest.len(), |room| room.min(rest.len()));
-            let (now, later) = rest.split_at_mut(here);
-            range.region.read(offset, now).map_err(|_| error)?;
-            at = at.checked_add(u64::try_from(here).map_err(|_| error)?).ok_or(error)?;
-            rest = later;
+        for value in into {
+            let range = self.find(at).ok_or(())?;
+            self.ranges[range.index].region.load(at - range.guest, std::slice::from_mut(value)).map_err(|_| ())?;
+            at = at.checked_add(u64::try_from(size_of::<T>()).expect("small")).ok_or(())?;
         }
         Ok(())
     }
@@ -188,8 +241,7 @@ impl GuestMap {
         let error = TranslateError { address: guest, len_bytes };
         let range = self.find(guest).ok_or(error)?;
         let offset = guest - range.guest;
-        let end = offset.checked_add(len_bytes).ok_or(error)?;
-        if end <= range.region.len_bytes() { Ok((&range.region, offset)) } else { Err(error) }
+        if len_bytes <= range.len_bytes - offset { Ok((&self.ranges[range.index].region, offset)) } else { Err(error) }
     }
 }
 
@@ -240,9 +292,9 @@ mod tests {
         map.ranges()[0].region.write(0xffe, b"ab").unwrap();
         map.ranges()[1].region.write(0, b"cd").unwrap();
         let mut got = [0; 4];
-        map.read(0x10ffe, &mut got).unwrap();
+        map.load(0x10ffe, &mut got).unwrap();
         assert_eq!(&got, b"abcd");
-        assert!(map.read(0x12ffe, &mut got).is_err());
+        assert!(map.load(0x12ffe, &mut got).is_err());
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub struct RegionId(pub(crate) u16);
 impl RegionId {
     /// The id as an index below [`REGIONS_MAX`], for tables keyed by region.
     #[must_use]
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -29,26 +30,29 @@ impl RegionId {
 /// A checked piece of a region: it lay inside the region when it was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
-    offset: u64,
-    len_bytes: u32,
-    region: RegionId,
+    pub(crate) offset: u64,
+    pub(crate) len_bytes: u32,
+    pub(crate) region: RegionId,
 }
 
 impl Segment {
     /// The region this is a piece of.
     #[must_use]
+    #[inline]
     pub fn region(&self) -> RegionId {
         self.region
     }
 
     /// Where it begins, in bytes from the region's start.
     #[must_use]
+    #[inline]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Its length in bytes; may be zero.
     #[must_use]
+    #[inline]
     pub fn len_bytes(&self) -> u32 {
         self.len_bytes
     }
@@ -58,6 +62,7 @@ impl Segment {
     /// # Panics
     /// If `at` exceeds the length.
     #[must_use]
+    #[inline]
     pub fn split_at(self, at: u32) -> (Self, Self) {
         let rest = self.len_bytes.checked_sub(at).expect("a split lies inside the segment");
         (Self { len_bytes: at, ..self }, Self { offset: self.offset + u64::from(at), len_bytes: rest, ..self })
@@ -235,12 +240,14 @@ impl Region {
 
     /// This region's name in tables and segments.
     #[must_use]
+    #[inline]
     pub fn id(&self) -> RegionId {
         self.id
     }
 
     /// Its length in bytes; never zero.
     #[must_use]
+    #[inline]
     pub fn len_bytes(&self) -> u64 {
         u64::try_from(self.len_bytes).expect("lengths fit 64 bits")
     }
@@ -272,6 +279,7 @@ impl Region {
     ///
     /// # Errors
     /// [`BoundsError`] when any byte would lie outside.
+    #[inline]
     pub fn segment(&self, offset: u64, len_bytes: u32) -> Result<Segment, BoundsError> {
         self.check(offset, u64::from(len_bytes))?;
         Ok(Segment { offset, len_bytes, region: self.id })
@@ -296,6 +304,7 @@ impl Region {
     ///
     /// # Errors
     /// [`BoundsError`] when any byte would lie outside.
+    #[inline]
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), BoundsError> {
         let from = self.check(offset, u64::try_from(into.len()).expect("lengths fit 64 bits"))?;
         // SAFETY: `check` bounds the source; `into` is a live exclusive borrow, hence disjoint from the mapping.
@@ -303,10 +312,24 @@ impl Region {
         Ok(())
     }
 
+    /// Copies whole values out of the region, whatever the alignment of `offset`. They may change under the copy.
+    ///
+    /// # Errors
+    /// [`BoundsError`] when any byte would lie outside.
+    #[inline]
+    pub fn load<T: Plain>(&self, offset: u64, into: &mut [T]) -> Result<(), BoundsError> {
+        let len = size_of_val(into);
+        let from = self.check(offset, u64::try_from(len).expect("lengths fit 64 bits"))?;
+        // SAFETY: `check` bounds the source; `into` is a live exclusive borrow of values for which every bit pattern is valid.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr().cast::<u8>(), len) };
+        Ok(())
+    }
+
     /// Copies `from` into the region.
     ///
     /// # Errors
     /// [`BoundsError`] when any byte would lie outside.
+    #[inline]
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), BoundsError> {
         let to = self.check(offset, u64::try_from(from.len()).expect("lengths fit 64 bits"))?;
         // SAFETY: `check` bounds the target; `from` is a live borrow, which never lies in a mapping.
@@ -362,11 +385,13 @@ impl Region {
         Ok(())
     }
 
+    #[cold]
     fn bounds_error(&self, offset: u64, len_bytes: u64) -> BoundsError {
         BoundsError { offset, len_bytes, region_bytes: self.len_bytes() }
     }
 
     /// The address of a range that lies inside, or an error.
+    #[inline]
     pub(crate) fn check(&self, offset: u64, len_bytes: u64) -> Result<NonNull<u8>, BoundsError> {
         match offset.checked_add(len_bytes) {
             Some(end) if end <= self.len_bytes() => {

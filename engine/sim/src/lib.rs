@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+pub mod guest;
 mod prng;
 mod rig;
 mod sleeper;

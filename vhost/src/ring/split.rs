@@ -133,6 +133,7 @@ struct Descriptor {
 }
 
 impl Descriptor {
+    #[inline]
     fn decode(raw: [u64; 2]) -> Self {
         let [a, b, c, d, e, f, g, h] = u64::from_le(raw[1]).to_le_bytes();
         Self {
@@ -141,13 +142,6 @@ impl Descriptor {
             flags: u16::from_le_bytes([e, f]),
             next: u16::from_le_bytes([g, h]),
         }
-    }
-
-    fn from_bytes(bytes: [u8; 16]) -> Self {
-        let value = u128::from_le_bytes(bytes);
-        let low = u64::try_from(value & u128::from(u64::MAX)).expect("masked");
-        let high = u64::try_from(value >> 64).expect("shifted");
-        Self::decode([low.to_le(), high.to_le()])
     }
 
     fn has(self, flag: u16) -> bool {
@@ -171,7 +165,7 @@ pub struct SplitRing {
     /// flags, idx.
     used: Array<u16>,
     /// id and length of each element.
-    elements: Array<u32>,
+    elements: Array<[u32; 2]>,
     /// Behind the elements; only with EVENT_IDX.
     avail_event: Option<Array<u16>>,
     next_avail: u16,
@@ -180,7 +174,8 @@ pub struct SplitRing {
     next_used: u16,
     /// The used index as last published.
     published: u16,
-    table: Box<[u8]>,
+    /// Where indirect tables are copied to.
+    table: Box<[[u64; 2]]>,
 }
 
 fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32) -> Result<Array<T>, RingError> {
@@ -224,13 +219,13 @@ impl SplitRing {
             descriptors: part(guest, "descriptor table", addresses.descriptors, entries)?,
             available: part(guest, "available ring", addresses.available, 2 + entries + u32::from(event_idx))?,
             used,
-            elements: part(guest, "used ring", elements_at, 2 * entries)?,
+            elements: part(guest, "used ring", elements_at, entries)?,
             avail_event: event_idx.then(|| part(guest, "used ring", event_at, 1)).transpose()?,
             next_avail,
             seen_avail: next_avail,
             next_used,
             published: next_used,
-            table: vec![0; (TABLE_MAX * DESCRIPTOR_BYTES) as usize].into_boxed_slice(),
+            table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),
         })
     }
 
@@ -272,10 +267,10 @@ impl SplitRing {
         Ok(head)
     }
 
-    /// Asks for the cache lines of the chain after the next one.
-    pub(crate) fn prefetch(&self) {
-        if self.seen_avail.wrapping_sub(self.next_avail) > 1 {
-            let head = u16::from_le(self.available.get(2 + self.slot(self.next_avail.wrapping_add(1))));
+    /// Asks for the descriptors of the next `count` chains, so that their cache lines travel together.
+    pub(crate) fn prefetch(&self, count: u16) {
+        for ahead in 0..count {
+            let head = u16::from_le(self.available.get(2 + self.slot(self.next_avail.wrapping_add(ahead))));
             self.descriptors.prefetch(u32::from(head));
         }
     }
@@ -321,12 +316,11 @@ impl SplitRing {
             return Err(RingFault::Indirect(head));
         }
         // The whole table is copied once; the guest may change its own copy as it likes.
-        let table = &mut self.table[..outer.len_bytes as usize];
-        guest.read(outer.address, table).map_err(RingFault::Memory)?;
-        let (table, _) = table.as_chunks::<16>();
+        let table = &mut self.table[..entries as usize];
+        guest.load(outer.address, table).map_err(RingFault::Memory)?;
         let mut index = 0;
         for _ in 0..entries {
-            let descriptor = Descriptor::from_bytes(*table.get(usize::from(index)).ok_or(RingFault::DescriptorIndex(index))?);
+            let descriptor = Descriptor::decode(*table.get(usize::from(index)).ok_or(RingFault::DescriptorIndex(index))?);
             if descriptor.has(INDIRECT) {
                 return Err(RingFault::Indirect(head));
             }
@@ -342,9 +336,7 @@ impl SplitRing {
 
     /// Puts a finished chain into the used ring; `publish` makes it visible.
     pub(crate) fn put_used(&mut self, head: u16, written_bytes: u32) {
-        let at = 2 * self.slot(self.next_used);
-        self.elements.set(at, u32::from(head).to_le());
-        self.elements.set(at + 1, written_bytes.to_le());
+        self.elements.set(self.slot(self.next_used), [u32::from(head).to_le(), written_bytes.to_le()]);
         self.next_used = self.next_used.wrapping_add(1);
     }
 
