@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use spinel_core::mem::Region;
-use spinel_core::{Armed, Channel, Core, CoreId, Instant};
+use spinel_core::mem::{Region, Segment};
+use spinel_core::{Armed, Channel, Completion, Completions, Core, CoreId, Instant, Lba, Op, Request, Status, Tag};
 
 use crate::clock::Clock;
 use crate::prng::Prng;
@@ -86,5 +86,38 @@ impl Rig {
         }
         self.bed.wake();
         Ok(())
+    }
+
+    /// A piece of the memory.
+    ///
+    /// # Panics
+    /// If it would not lie inside.
+    #[must_use]
+    pub fn segment(&self, offset: u64, len_bytes: u32) -> Segment {
+        self.memory.segment(offset, len_bytes).expect("a test asks for memory it has")
+    }
+
+    /// Submits one request and turns until it ends. Nothing else may be in flight on the channel.
+    ///
+    /// # Errors
+    /// [`LostWakeUp`] if the core sleeps for good before that.
+    ///
+    /// # Panics
+    /// If something else completes, or the channel has no room.
+    pub fn ask(&mut self, channel: &mut dyn Channel, op: Op, start: u64, blocks: u32, segments: &[Segment]) -> Result<Status, LostWakeUp> {
+        assert!(channel.room() > 0, "nothing is in flight, so there is room");
+        let at = self.begin_turn();
+        channel.submit(Request { tag: Tag(77), op, at, start: Lba(start), blocks, segments });
+        channel.kick();
+        self.end_turn();
+        let mut done = Completions::limited(2);
+        loop {
+            channel.poll(self.begin_turn(), &mut done);
+            match *done.as_slice() {
+                [] => self.rest(channel)?,
+                [Completion { tag: Tag(77), status }] => return Ok(status),
+                ref others => panic!("one request ended as {others:?}"),
+            }
+        }
     }
 }

@@ -222,3 +222,127 @@ impl Channel for DelayChannel {
         own.min(self.child.arm())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use spinel_core::{Lba, Op};
+    use spinel_sim::{Prng, Rig};
+
+    use crate::{NullDevice, Shape};
+
+    const WRITE: Op = Op::Write { fua: false };
+
+    fn open(latencies: Latencies, depth: u16) -> (Rig, DelayDevice, Box<dyn Channel>) {
+        let mut rig = Rig::new(Prng::new(1), 4096);
+        let device = DelayDevice::new(Arc::new(NullDevice::new(Shape::new(512, 8)).unwrap()), latencies).unwrap();
+        let channel = device.open(&mut rig.core, depth).unwrap();
+        (rig, device, channel)
+    }
+
+    fn latencies(average_read_us: u64, p99_read_us: u64, average_write_us: u64, p99_write_us: u64) -> Latencies {
+        Latencies { average_read_us, p99_read_us, average_write_us, p99_write_us }
+    }
+
+    fn request(tag: u32, op: Op, at: Instant) -> Request<'static> {
+        Request { tag: Tag(tag), op, at, start: Lba(0), blocks: u32::from(op != Op::Flush), segments: &[] }
+    }
+
+    /// Submits at `ns`, lets the null child complete in the same instant, and answers after how long the request came back.
+    fn waited_ns(channel: &mut dyn Channel, op: Op, ns: u64) -> u64 {
+        let at = Instant { ns };
+        let mut done = Completions::limited(1);
+        channel.submit(request(5, op, at));
+        channel.poll(at, &mut done);
+        if done.as_slice().is_empty() {
+            let Armed::Until(due) = channel.arm() else { panic!("a held completion names its time") };
+            channel.poll(Instant { ns: due.ns - 1 }, &mut done);
+            assert!(done.as_slice().is_empty(), "not a nanosecond early");
+            channel.poll(due, &mut done);
+            assert_eq!(done.as_slice(), [Completion { tag: Tag(5), status: Status::Ok }]);
+            return due.since_ns(at);
+        }
+        0
+    }
+
+    #[test]
+    fn every_hundredth_read_and_every_hundredth_write_takes_the_p99_latency() {
+        let (_rig, _device, mut channel) = open(latencies(10, 70, 20, 90), 4);
+        for count in 1..=300u64 {
+            let tail = count % 100 == 0;
+            assert_eq!(waited_ns(&mut *channel, Op::Read, count * 1_000_000), if tail { 70_000 } else { 10_000 }, "read {count}");
+            assert_eq!(waited_ns(&mut *channel, WRITE, count * 1_000_000), if tail { 90_000 } else { 20_000 }, "write {count}");
+        }
+    }
+
+    #[test]
+    fn flush_discard_and_write_zeroes_are_not_delayed() {
+        let (_rig, _device, mut channel) = open(latencies(10, 10, 10, 10), 4);
+        for op in [Op::Flush, Op::Discard, Op::WriteZeroes { unmap: false, fua: false }] {
+            assert_eq!(waited_ns(&mut *channel, op, 1), 0, "{op:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_concerns_what_is_submitted_after_it() {
+        let (_rig, device, mut channel) = open(latencies(100, 100, 0, 0), 4);
+        let mut done = Completions::new();
+        channel.submit(request(1, Op::Read, Instant { ns: 0 }));
+        device.set_latency(LatencyKind::AverageRead, 3);
+        channel.submit(request(2, Op::Read, Instant { ns: 0 }));
+        channel.poll(Instant { ns: 0 }, &mut done);
+        assert_eq!(channel.arm(), Armed::Until(Instant { ns: 3_000 }), "the later and shorter one is not dammed up");
+        channel.poll(Instant { ns: 100_000 }, &mut done);
+        assert_eq!(done.as_slice().iter().map(|c| c.tag.0).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(device.latencies(), Latencies { average_read_us: 3, ..latencies(0, 100, 0, 0) });
+    }
+
+    #[test]
+    fn what_is_held_takes_room_and_what_is_due_keeps_the_core_awake() {
+        let (_rig, _device, mut channel) = open(latencies(10, 10, 0, 0), 3);
+        for tag in 0..3 {
+            channel.submit(request(tag, Op::Read, Instant { ns: 0 }));
+        }
+        assert_eq!(channel.arm(), Armed::Ready, "the child has completions");
+        let mut done = Completions::limited(2);
+        channel.poll(Instant { ns: 0 }, &mut done);
+        assert_eq!((channel.room(), channel.arm()), (0, Armed::Until(Instant { ns: 10_000 })));
+        channel.poll(Instant { ns: 10_000 }, &mut done);
+        assert_eq!((channel.room(), channel.arm(), done.room()), (2, Armed::Ready, 0), "one is due and found no room");
+        done.clear();
+        channel.poll(Instant { ns: 10_000 }, &mut done);
+        assert_eq!((channel.room(), channel.arm()), (3, Armed::Idle));
+    }
+
+    #[test]
+    fn a_p99_below_the_average_is_refused_by_name() {
+        let child: Arc<dyn Device> = Arc::new(NullDevice::new(Shape::new(512, 8)).unwrap());
+        let error = DelayDevice::new(Arc::clone(&child), latencies(1, 1, 9, 8)).unwrap_err();
+        assert_eq!(error, LatencyError { what: "write", p99_us: 8, average_us: 9 });
+        assert!(DelayDevice::new(child, latencies(2, 1, 9, 9)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn completions_come_in_the_order_of_their_times(reads in proptest::collection::vec((any::<bool>(), 0..50u64), 1..100)) {
+            let (mut rig, device, mut channel) = open(latencies(0, 0, 0, 0), 128);
+            let mut model: Vec<(u64, u32)> = Vec::new();
+            let mut done = Completions::limited(7);
+            for (tag, (read, us)) in (0..).zip(reads) {
+                for kind in [LatencyKind::AverageRead, LatencyKind::AverageWrite] {
+                    device.set_latency(kind, us);
+                }
+                let at = rig.begin_turn();
+                channel.submit(request(tag, if read { Op::Read } else { WRITE }, at));
+                channel.poll(at, &mut done);
+                model.push((at.ns + us * 1000, tag));
+                let arrived: Vec<u32> = done.as_slice().iter().map(|c| c.tag.0).collect();
+                done.clear();
+                model.sort_by_key(|&(due, tag)| (due, tag));
+                let due = model.iter().take_while(|(due, _)| *due <= at.ns).count().min(7);
+                prop_assert_eq!(arrived, model.drain(..due).map(|(_, tag)| tag).collect::<Vec<_>>());
+            }
+        }
+    }
+}

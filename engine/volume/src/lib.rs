@@ -10,10 +10,12 @@ mod ended;
 mod error;
 mod memory;
 mod null;
+mod rule;
 mod shape;
 
 pub use delay::{DelayDevice, Latencies, LatencyError, LatencyKind};
-pub use error::{ErrorDevice, Fault, InjectError, Injection, Target};
+pub use error::{ErrorDevice, InjectError, Injection, Target};
 pub use memory::{MemoryDevice, MemoryError};
 pub use null::NullDevice;
+pub use rule::Fault;
 pub use shape::{Shape, ShapeError};

@@ -173,3 +173,160 @@ impl Channel for MemoryChannel {
         if self.ended.is_empty() && self.wipes.is_empty() { Armed::Idle } else { Armed::Ready }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use spinel_sim::{Prng, Rig};
+
+    fn rig_over(shape: Shape) -> (Rig, MemoryDevice, Box<dyn Channel>) {
+        let mut rig = Rig::new(Prng::new(1), 1 << 16);
+        let device = MemoryDevice::new(shape).unwrap();
+        let channel = device.open(&mut rig.core, 8).unwrap();
+        (rig, device, channel)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Write(Vec<u8>),
+        Read,
+        Wipe(Op),
+    }
+
+    fn acts() -> impl Strategy<Value = (u64, u32, Vec<u32>, Act)> {
+        let act = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 512).prop_map(Act::Write),
+            Just(Act::Read),
+            Just(Act::Wipe(Op::Discard)),
+            any::<(bool, bool)>().prop_map(|(unmap, fua)| Act::Wipe(Op::WriteZeroes { unmap, fua })),
+        ];
+        (0..34u64, 0..20u32, proptest::collection::vec(1..3000u32, 0..4), act)
+    }
+
+    /// Pieces of a buffer of `len_bytes` at odd places of the memory.
+    fn split(rig: &Rig, len_bytes: u32, cuts: &[u32]) -> Vec<spinel_core::mem::Segment> {
+        let mut left = len_bytes;
+        let mut offset = 3;
+        let mut segments = Vec::new();
+        for cut in cuts.iter().copied().chain([len_bytes]) {
+            let here = cut.min(left);
+            segments.push(rig.segment(offset, here));
+            offset += u64::from(here) + 1;
+            left -= here;
+        }
+        segments
+    }
+
+    fn gather(rig: &Rig, segments: &[spinel_core::mem::Segment]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for segment in segments {
+            let mut part = vec![0; segment.len_bytes() as usize];
+            rig.memory.read(segment.offset(), &mut part).unwrap();
+            all.extend(part);
+        }
+        all
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn blocks_hold_what_was_written_last(large in any::<bool>(), acts in proptest::collection::vec(acts(), 1..40)) {
+            let block_bytes = if large { 4096 } else { 512 };
+            let (mut rig, _device, mut channel) = rig_over(Shape::new(block_bytes, 32));
+            let block = block_bytes as usize;
+            let mut model = vec![0; block * 32];
+            for (start, blocks, cuts, act) in acts {
+                let blocks = if large { blocks.min(8) } else { blocks };
+                let inside = start + u64::from(blocks) <= 32;
+                let first = usize::try_from(start).unwrap() * block;
+                let range = first..first + blocks as usize * block;
+                let segments = split(&rig, blocks * block_bytes, &cuts);
+                let expected = if inside { Status::Ok } else { Status::Range };
+                match act {
+                    Act::Write(pattern) => {
+                        let mut bytes = pattern.iter().copied().cycle();
+                        for segment in &segments {
+                            let part: Vec<u8> = bytes.by_ref().take(segment.len_bytes() as usize).collect();
+                            rig.memory.write(segment.offset(), &part).unwrap();
+                        }
+                        prop_assert_eq!(rig.ask(&mut *channel, Op::Write { fua: false }, start, blocks, &segments), Ok(expected));
+                        if inside { model[range].copy_from_slice(&gather(&rig, &segments)); }
+                    }
+                    Act::Read => {
+                        prop_assert_eq!(rig.ask(&mut *channel, Op::Read, start, blocks, &segments), Ok(expected));
+                        if inside { prop_assert_eq!(&gather(&rig, &segments), &model[range]); }
+                    }
+                    Act::Wipe(op) => {
+                        prop_assert_eq!(rig.ask(&mut *channel, op, start, blocks, &[]), Ok(expected));
+                        if inside { model[range].fill(0); }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_wipe_zeroes_its_range_and_nothing_beside_it(
+            at in 0..20_000u64, len in 0..20_000u64, budgets in proptest::collection::vec(1..4u64, 1..20), release in any::<bool>(),
+        ) {
+            let medium = Region::anonymous(40_960).unwrap();
+            medium.write(0, &vec![9; 40_960]).unwrap();
+            let mut wipe = Wipe { tag: Tag(0), at, end: at + len, release };
+            let mut budgets = budgets.iter().cycle();
+            while wipe.at < wipe.end {
+                let budget = budgets.next().unwrap() * PAGE_BYTES;
+                let (before, wiped) = (wipe.at, wipe_piece(&medium, &mut wipe, budget));
+                prop_assert!(wiped > 0 && wiped <= budget && wipe.at == before + wiped);
+            }
+            let mut got = vec![0; 40_960];
+            medium.read(0, &mut got).unwrap();
+            for (index, byte) in (0..).zip(got) {
+                prop_assert_eq!(byte == 0, (at..at + len).contains(&index), "byte {}", index);
+            }
+        }
+    }
+
+    #[test]
+    fn channels_share_one_medium() {
+        let (mut rig, device, mut one) = rig_over(Shape::new(512, 8));
+        let mut other = device.open(&mut rig.core, 1).unwrap();
+        rig.memory.write(0, &[5; 512]).unwrap();
+        let (from, to) = ([rig.segment(0, 512)], [rig.segment(4096, 512)]);
+        assert_eq!(rig.ask(&mut *one, Op::Write { fua: false }, 3, 1, &from), Ok(Status::Ok));
+        assert_eq!(rig.ask(&mut *other, Op::Read, 3, 1, &to), Ok(Status::Ok));
+        assert_eq!(gather(&rig, &to), [5; 512]);
+    }
+
+    #[test]
+    fn a_long_wipe_takes_several_turns_and_only_part_of_each() {
+        let (mut rig, _device, mut channel) = rig_over(Shape::new(4096, 1024));
+        let at = rig.begin_turn();
+        channel.submit(Request { tag: Tag(1), op: Op::Discard, at, start: spinel_core::Lba(0), blocks: 1024, segments: &[] });
+        channel.submit(Request { tag: Tag(2), op: Op::Flush, at, start: spinel_core::Lba(0), blocks: 0, segments: &[] });
+        let mut done = Completions::new();
+        for _ in 0..3 {
+            channel.poll(rig.begin_turn(), &mut done);
+            assert_eq!((done.as_slice().len(), channel.room(), channel.arm()), (1, 7, Armed::Ready));
+        }
+        channel.poll(rig.begin_turn(), &mut done);
+        assert_eq!((done.as_slice()[1].tag, channel.room(), channel.arm()), (Tag(1), 8, Armed::Idle));
+    }
+
+    #[test]
+    fn memory_that_does_not_fit_the_request_is_refused() {
+        let (mut rig, _device, mut channel) = rig_over(Shape::new(512, 1 << 20));
+        let strange = Region::anonymous(4096).unwrap();
+        let cases = [
+            (1, vec![rig.segment(0, 511)]),
+            (1, vec![rig.segment(0, 512), rig.segment(0, 1)]),
+            (1, vec![]),
+            (1, vec![strange.segment(0, 512).unwrap()]),
+            ((4 << 20) / 512 + 128, vec![rig.segment(0, 1 << 16); 65]),
+        ];
+        for (blocks, segments) in cases {
+            for op in [Op::Read, Op::Write { fua: false }] {
+                assert_eq!(rig.ask(&mut *channel, op, 0, blocks, &segments), Ok(Status::Malformed), "{op:?} {segments:?}");
+            }
+        }
+    }
+}

@@ -75,3 +75,71 @@ impl Channel for NullChannel {
         if self.ended.is_empty() { Armed::Idle } else { Armed::Ready }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spinel_core::{Completion, Lba, Tag};
+    use spinel_sim::{Prng, Rig};
+
+    fn open(device: &NullDevice, depth: u16) -> (Rig, Box<dyn Channel>) {
+        let mut rig = Rig::new(Prng::new(1), 4096);
+        let channel = device.open(&mut rig.core, depth).unwrap();
+        (rig, channel)
+    }
+
+    #[test]
+    fn everything_completes_on_the_next_poll_and_no_byte_moves() {
+        let device = NullDevice::new(Shape::new(512, 8)).unwrap();
+        let (mut rig, mut channel) = open(&device, 4);
+        rig.memory.write(0, &[7; 512]).unwrap();
+        let segments = [rig.segment(0, 512)];
+        let zeroes = Op::WriteZeroes { unmap: true, fua: true };
+        for op in [Op::Read, Op::Write { fua: true }, Op::Flush, Op::Discard, zeroes] {
+            assert_eq!(rig.ask(&mut *channel, op, 7, 1, &segments), Ok(Status::Ok), "{op:?}");
+        }
+        let mut got = [0; 512];
+        rig.memory.read(0, &mut got).unwrap();
+        assert_eq!(got, [7; 512]);
+        assert_eq!(rig.ask(&mut *channel, Op::Read, 7, 2, &segments), Ok(Status::Range));
+        assert_eq!(rig.ask(&mut *channel, Op::Flush, u64::MAX, 0, &[]), Ok(Status::Ok), "a flush has no range");
+    }
+
+    #[test]
+    fn a_resize_is_seen_by_open_channels() {
+        let device = NullDevice::new(Shape::new(4096, 8)).unwrap();
+        let (mut rig, mut channel) = open(&device, 1);
+        assert_eq!(rig.ask(&mut *channel, Op::Discard, 8, 1, &[]), Ok(Status::Range));
+        device.resize(9).unwrap();
+        assert_eq!(rig.ask(&mut *channel, Op::Discard, 8, 1, &[]), Ok(Status::Ok));
+        assert_eq!(device.geometry().block_count, 9);
+        assert!(device.resize(0).is_err());
+        assert_eq!(device.geometry().block_count, 9, "a refused resize changes nothing");
+    }
+
+    #[test]
+    fn what_does_not_fit_into_one_batch_comes_with_the_next() {
+        let device = NullDevice::new(Shape::new(512, 8)).unwrap();
+        let (rig, mut channel) = open(&device, 5);
+        for tag in 0..5 {
+            channel.submit(Request { tag: Tag(tag), op: Op::Flush, at: rig.clock.now(), start: Lba(0), blocks: 0, segments: &[] });
+        }
+        assert_eq!((channel.room(), channel.arm()), (0, Armed::Ready));
+        let mut done = Completions::limited(3);
+        channel.poll(rig.clock.now(), &mut done);
+        assert_eq!((channel.room(), channel.arm()), (3, Armed::Ready));
+        done.clear();
+        channel.poll(rig.clock.now(), &mut done);
+        assert_eq!(done.as_slice(), [3, 4].map(|tag| Completion { tag: Tag(tag), status: Status::Ok }));
+        assert_eq!((channel.room(), channel.arm()), (5, Armed::Idle));
+    }
+
+    #[test]
+    #[should_panic(expected = "past room()")]
+    fn a_submit_past_the_room_is_our_own_fault_and_stops_us() {
+        let device = NullDevice::new(Shape::new(512, 8)).unwrap();
+        let (mut rig, mut channel) = open(&device, 0);
+        let at = rig.begin_turn();
+        channel.submit(Request { tag: Tag(0), op: Op::Flush, at, start: Lba(0), blocks: 0, segments: &[] });
+    }
+}
