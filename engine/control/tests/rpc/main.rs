@@ -1,0 +1,6 @@
+//! The server, the client and the socket together, on real sockets.
+
+mod hostile;
+mod served;
+mod socket;
+mod wire;
