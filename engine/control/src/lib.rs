@@ -18,6 +18,7 @@ pub use error::RpcError;
 pub use split::{SplitError, Splitter};
 
 use serde_json::Value;
+use std::time::Duration;
 
 /// What a [`server`] serves: one method call at a time, in the order in which they arrived.
 ///
@@ -26,4 +27,12 @@ pub trait Service: Send + Sync {
     /// Runs `method`. `params` is `None` when the caller sent none (or `null`), else an object or
     /// an array; [`params::parse`] turns it into a typed value.
     fn call(&self, method: &str, params: Option<&Value>) -> Result<Value, RpcError>;
+
+    /// For how long a call that was just refused is made again, every few milliseconds and from
+    /// the start, before the refusal is sent: for methods that wait until something is there. Other
+    /// clients are served meanwhile. A call in a batch is not repeated.
+    fn patience(&self, method: &str, params: Option<&Value>) -> Duration {
+        let _ = (method, params);
+        Duration::ZERO
+    }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Requests in one batch (one array); a longer one is refused whole.
 pub const BATCH_MAX: usize = 256;
@@ -18,6 +19,8 @@ pub(crate) struct Answer {
     pub(crate) reply: Option<Vec<u8>>,
     /// The text was not JSON: what follows on the stream cannot be trusted to be aligned.
     pub(crate) close: bool,
+    /// For how long the call, which was refused, is to be made again before this is sent.
+    pub(crate) patience: Duration,
 }
 
 impl Answer {
@@ -34,23 +37,24 @@ impl Answer {
     fn last(error: &RpcError) -> Self {
         let mut reply = error_text(None, error);
         reply.push(b'\n');
-        Self { reply: Some(reply), close: true }
+        Self { reply: Some(reply), close: true, patience: Duration::ZERO }
     }
 }
 
 /// Runs what `text` asks for: one request object, or an array of them in their order.
 pub(crate) fn answer(service: &dyn Service, text: &[u8]) -> Answer {
+    let mut patience = Duration::ZERO;
     let answered = if text.first() == Some(&b'[') {
         answer_batch(service, text)
     } else {
-        serde_json::from_slice::<&RawValue>(text).map(|request| answer_one(service, request))
+        serde_json::from_slice::<&RawValue>(text).map(|request| answer_one(service, request, &mut patience))
     };
     match answered {
         Ok(mut reply) => {
             if let Some(reply) = &mut reply {
                 reply.push(b'\n');
             }
-            Answer { reply, close: false }
+            Answer { reply, close: false, patience }
         }
         Err(error) => Answer::unreadable(format!("the request is not JSON: {error}")),
     }
@@ -64,7 +68,7 @@ fn answer_batch(service: &dyn Service, text: &[u8]) -> Result<Option<Vec<u8>>, s
     }
     let mut replies = Vec::new();
     for request in requests {
-        if let Some(reply) = answer_one(service, request) {
+        if let Some(reply) = answer_one(service, request, &mut Duration::default()) {
             replies.push(if replies.is_empty() { b'[' } else { b',' });
             replies.extend_from_slice(&reply);
         }
@@ -76,7 +80,7 @@ fn answer_batch(service: &dyn Service, text: &[u8]) -> Result<Option<Vec<u8>>, s
     Ok(Some(replies))
 }
 
-fn answer_one(service: &dyn Service, request: &RawValue) -> Option<Vec<u8>> {
+fn answer_one(service: &dyn Service, request: &RawValue, patience: &mut Duration) -> Option<Vec<u8>> {
     let members = match serde_json::from_str::<Members<'_>>(request.get()) {
         Ok(members) => members,
         Err(error) => {
@@ -95,6 +99,7 @@ fn answer_one(service: &dyn Service, request: &RawValue) -> Option<Vec<u8>> {
     };
     let result = run(service, &method, params.as_ref());
     if let Err(error) = &result {
+        *patience = service.patience(&method, params.as_ref());
         tracing::info!(method, code = error.code, "refused: {}", error.message);
     }
     // A request without an id is a notification: it gets no reply, not even an error.

@@ -35,6 +35,8 @@ const LINGER_BYTES: usize = 16 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// How long a stopping server waits for clients to take their last reply.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long a call that waits for something pauses before it is made again.
+const REPEAT_PAUSE: Duration = Duration::from_millis(10);
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,7 +71,8 @@ impl Drop for Handle {
 /// A request on its way to the method thread.
 struct Job {
     text: Vec<u8>,
-    answer: oneshot::Sender<Answer>,
+    /// The text goes back with its answer, because the call may have to be made again.
+    answer: oneshot::Sender<(Answer, Vec<u8>)>,
 }
 
 /// Serves `service` on `listener` until the handle is stopped.
@@ -103,7 +106,7 @@ pub fn start(listener: UnixListener, service: Arc<dyn Service>) -> io::Result<Ha
 fn work(mut queue: mpsc::Receiver<Job>, service: &dyn Service) {
     while let Some(job) = queue.blocking_recv() {
         // A client that left meanwhile misses its reply; what it asked for has been done.
-        let _ = job.answer.send(request::answer(service, &job.text));
+        let _ = job.answer.send((request::answer(service, &job.text), job.text));
     }
 }
 
@@ -216,18 +219,34 @@ impl Client {
 
     /// Runs the next complete request, if there is one.
     async fn next_answer(&self, splitter: &mut Splitter) -> io::Result<Option<Answer>> {
-        let text = match splitter.next_text() {
+        let mut text = match splitter.next_text() {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(None),
             Err(error) => {
                 return Ok(Some(Answer::unreadable(format!("the request is not JSON: {error}"))));
             }
         };
+        let mut stopped = self.stopped.clone();
+        let mut waited = Duration::ZERO;
+        loop {
+            let (answer, asked) = self.ask(text).await?;
+            if answer.patience <= waited {
+                return Ok(Some(answer));
+            }
+            tokio::select! {
+                _ = stopped.wait_for(|stopped| *stopped) => return Ok(Some(answer)),
+                () = tokio::time::sleep(REPEAT_PAUSE) => waited += REPEAT_PAUSE,
+            }
+            text = asked;
+        }
+    }
+
+    /// Lets the method thread answer one request.
+    async fn ask(&self, text: Vec<u8>) -> io::Result<(Answer, Vec<u8>)> {
         let (answer, answered) = oneshot::channel();
-        let gone = |_| io::Error::other("the method thread is gone");
-        let job = Job { text, answer };
-        self.jobs.send(job).await.map_err(|_| gone(()))?;
-        answered.await.map(Some).map_err(|_| gone(()))
+        let gone = || io::Error::other("the method thread is gone");
+        self.jobs.send(Job { text, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
     }
 
     /// Writes a reply, for as long as the client takes to read it; once the server stops, for a
