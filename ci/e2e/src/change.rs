@@ -1,6 +1,6 @@
 //! One running guest whose disks change under it: one grows, one fails on demand, one has a full file system below.
 
-use crate::{Bench, Failure, Findings, allocated_bytes, claim};
+use crate::{Bench, DISK, Failure, Findings, allocated_bytes, claim};
 use serde_json::{Value, json};
 use spinel_testbed::backing::{SmallFileSystem, sparse_file};
 use spinel_testbed::clock::Deadline;
@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-const DISK: &str = include_str!("../guest/disk.sh");
 const CHANGE: &str = include_str!("../guest/change.sh");
 
 const MIB: u64 = 1 << 20;

@@ -1,11 +1,10 @@
 //! QEMU killed (SIGKILL) with I/O in flight, and started again on the same socket of the same daemon.
 
-use crate::{Bench, Failure, Findings, claim};
+use crate::{Bench, DISK, Failure, Findings, claim};
 use serde_json::json;
 use spinel_testbed::backing::sparse_file;
 use spinel_testbed::clock::Deadline;
 
-const DISK: &str = include_str!("../guest/disk.sh");
 const DEATH: &str = include_str!("../guest/death.sh");
 
 /// How often a guest is killed.

@@ -1,13 +1,11 @@
 //! One guest with a disk of every kind: the same claims on each. A read-only disk stands beside them.
 
-use crate::{Bench, Failure, Findings, QUEUES, allocated_bytes, claim};
+use crate::{Bench, DISK, Failure, Findings, QUEUES, allocated_bytes, claim};
 use serde_json::json;
 use spinel_testbed::backing::{LoopDevice, sparse_file};
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
 use std::path::{Path, PathBuf};
-
-const DISK: &str = include_str!("../guest/disk.sh");
 
 const LEN_BYTES: u64 = 128 << 20;
 const BLOCKS_BYTES: [u32; 2] = [512, 4096];

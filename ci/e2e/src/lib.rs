@@ -12,6 +12,9 @@ use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Plan};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+/// Shell functions for guest scripts: what a disk must do in a guest, claim by claim.
+pub const DISK: &str = include_str!("../guest/disk.sh");
+
 /// Any failure of a case other than a claim that did not hold.
 pub type Failure = Box<dyn Error>;
 

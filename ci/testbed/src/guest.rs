@@ -21,7 +21,7 @@ const PASSED: i32 = (0o052 << 1) | 1;
 /// The same for a script that ended with a failure.
 const FAILED: i32 = (0o065 << 1) | 1;
 
-/// A guest that says more than this many claims is out of its mind.
+/// A guest that has more than this many claims, or reports, is out of its mind.
 const CLAIMS_MAX: usize = 1000;
 /// A console line longer than this is cut.
 const LINE_BYTES_MAX: usize = 4096;
@@ -117,7 +117,7 @@ pub enum GuestError {
         emulator_panic: bool,
         /// What its console showed.
         log: PathBuf,
-        /// The end of that.
+        /// The end of that, and of what QEMU itself has said.
         tail: String,
     },
 }
@@ -139,8 +139,10 @@ pub struct Guest {
     console: UnixStream,
     socket: PathBuf,
     log: PathBuf,
+    qemu_log: PathBuf,
     unread: Vec<u8>,
     claims: Vec<Claim>,
+    reports: Vec<String>,
 }
 
 impl Maker {
@@ -166,7 +168,7 @@ impl Maker {
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let mut process = Process::start("qemu-system-x86_64", &mut command)?;
         let console = connect(&mut process, &socket, &qemu_log)?.map_err(failed)?;
-        Ok(Guest { name, process, console, socket, log, unread: Vec::new(), claims: Vec::new() })
+        Ok(Guest { name, process, console, socket, log, qemu_log, unread: Vec::new(), claims: Vec::new(), reports: Vec::new() })
     }
 
     /// The whole command line of QEMU.
@@ -267,6 +269,24 @@ impl Guest {
         self.console.write_all(format!("{word}\n").as_bytes()).map_err(failed)
     }
 
+    /// The first claim up to now that did not hold.
+    #[must_use]
+    pub fn broken(&self) -> Option<&Claim> {
+        self.claims.iter().find(|claim| !claim.held)
+    }
+
+    /// What the script has reported up to now, in lines that start with "report:".
+    #[must_use]
+    pub fn reports(&self) -> &[String] {
+        &self.reports
+    }
+
+    /// What the console has shown.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Waits for the script's end, and answers every claim the guest has made, those that did not hold too.
     ///
     /// # Errors
@@ -274,7 +294,7 @@ impl Guest {
     /// without a claim that did not hold is [`GuestError::Script`].
     pub fn finish(mut self, deadline: Deadline) -> Result<Vec<Claim>, GuestError> {
         while self.line("the end of the script", deadline)?.is_some() {}
-        let broken = self.claims.iter().any(|claim| !claim.held);
+        let broken = self.broken().is_some();
         match self.status(deadline)? {
             status if status.code() == Some(PASSED) && !broken => {}
             status if status.code() == Some(FAILED) && broken => {}
@@ -337,13 +357,15 @@ impl Guest {
 
     fn note(&mut self, line: &str) {
         let claim = |text: &str, held| Claim { text: text.to_owned(), held };
-        let found = match (line.strip_prefix("claim ok: "), line.strip_prefix("claim FAILED: ")) {
-            (Some(text), _) => claim(text, true),
-            (_, Some(text)) => claim(text, false),
-            _ => return,
-        };
-        assert!(self.claims.len() < CLAIMS_MAX, "the guest {} claims without end", self.name);
-        self.claims.push(found);
+        if let Some(text) = line.strip_prefix("claim ok: ") {
+            self.claims.push(claim(text, true));
+        } else if let Some(text) = line.strip_prefix("claim FAILED: ") {
+            self.claims.push(claim(text, false));
+        } else if let Some(text) = line.strip_prefix("report: ") {
+            self.reports.push(text.to_owned());
+        }
+        let noted = self.claims.len() + self.reports.len();
+        assert!(noted <= CLAIMS_MAX, "the guest {} claims and reports without end", self.name);
     }
 
     /// The error for a guest that has ended before its script came to an awaited point.
@@ -370,6 +392,7 @@ impl Guest {
         let console = fs::read(&self.log).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
         let emulator_panic = console.contains("PANIC: double fault");
+        let tail = tail + &crate::process::tail(&self.qemu_log, 5);
         GuestError::Crashed { name, status, emulator_panic, log, tail }
     }
 }

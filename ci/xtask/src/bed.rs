@@ -1,0 +1,54 @@
+//! Makes the testbed ready: packages, image, accelerator, and folders for a run. It knows neither demo nor test.
+
+use crate::Failure;
+use crate::project::Project;
+use crate::steps::Step;
+use crate::{consent, steps};
+use spinel_testbed::accelerator::Accelerator;
+use spinel_testbed::cache::user_folder;
+use spinel_testbed::guest::Maker;
+use spinel_testbed::image::Image;
+use spinel_testbed::packages::{DOWNLOAD_MIB, Packages};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Asks, where packages are missing and nobody has agreed to fetching them yet.
+pub(crate) fn agree(yes: bool) -> Result<(), Failure> {
+    let cache = user_folder()?;
+    if Packages::cached(&cache).is_some() || consent::given(yes) {
+        return Ok(());
+    }
+    consent::ask(&format!(
+        "Fetch QEMU, a guest kernel, fio and what they depend on: about {DOWNLOAD_MIB} MiB of Debian packages,\n\
+         unpacked into {} (500 MiB; nothing is installed)?",
+        Packages::folder(&cache).display()
+    ))
+}
+
+/// The packages, fetched where missing.
+pub(crate) fn packages(log: &Path, step: &Step) -> Result<Packages, Failure> {
+    Ok(Packages::fetch(&user_folder()?, log, &mut |progress| {
+        let amount = if progress.of > 0 { format!(": {} of {} {}", progress.done, progress.of, progress.unit) } else { String::new() };
+        step.say(&format!("{}{amount}", progress.doing));
+    })?)
+}
+
+/// What makes guests: the image, built where out of date, and the accelerator that truly works.
+pub(crate) fn maker(project: &Project, packages: Packages, sockets: &Path) -> Result<Maker, Failure> {
+    let folder = project.target.join("testbed");
+    let image = Image::ready(&packages, &folder)?;
+    let accelerator = Accelerator::choose(&packages, &image, sockets, &folder)?;
+    Ok(Maker { packages, image, accelerator })
+}
+
+/// A folder for sockets, whose paths the kernel wants short. It goes with the value.
+pub(crate) fn sockets() -> Result<TempDir, Failure> {
+    Ok(tempfile::Builder::new().prefix("spinel-").tempdir()?)
+}
+
+/// The packages and the maker in one go, for commands that show no steps of their own.
+pub(crate) fn ready(project: &Project, log: &Path, sockets: &Path, step: &Step) -> Result<Maker, Failure> {
+    let packages = packages(log, step)?;
+    step.say("building the guest's image");
+    maker(project, packages, sockets).map_err(|e| steps::with_causes(e.as_ref()).into())
+}

@@ -1,0 +1,173 @@
+//! `cargo xtask test`: everything that has to pass, each part whatever became of the others, and one table at the end.
+
+use crate::project::Project;
+use crate::steps::{Step, watch, with_causes};
+use crate::{Failure, bed};
+use clap::ValueEnum;
+use spinel_e2e::{Bench, CASES, Case};
+use spinel_testbed::clock::Stopwatch;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run only these parts
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Of the guests' part, run only these cases
+    #[arg(long, value_name = "CASE", value_delimiter = ',', value_parser = case_named)]
+    case: Vec<Case>,
+    /// Fetch what is missing without asking (as CI=true does)
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The source is formatted
+    Format,
+    /// The compiler and clippy have nothing to say
+    Lints,
+    /// Unit and property tests of every package, and the simulator's
+    Tests,
+    /// The documentation builds without a warning
+    Docs,
+    /// Guests see what they must on Spinel's disks
+    Guests,
+}
+
+/// One line of the table at the end.
+struct Row {
+    name: String,
+    outcome: Outcome,
+    took: Duration,
+    detail: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+}
+
+fn case_named(name: &str) -> Result<Case, String> {
+    let names = || CASES.iter().map(|case| case.name).collect::<Vec<_>>().join(", ");
+    CASES.iter().find(|case| case.name == name).copied().ok_or_else(|| format!("the cases are {}", names()))
+}
+
+pub(crate) fn run(project: &Project, options: &Options) -> Result<ExitCode, Failure> {
+    let wanted = |part: &Part| options.only.is_empty() || options.only.contains(part);
+    let parts: Vec<Part> = Part::value_variants().iter().copied().filter(wanted).collect();
+    if parts.contains(&Part::Guests) {
+        bed::agree(options.yes)?;
+    }
+    let whole = Stopwatch::start();
+    let logs = project.fresh_folder("test")?;
+    let mut rows = Vec::new();
+    for part in parts {
+        match part {
+            Part::Guests => rows.extend(guests(project, &logs, &options.case)),
+            part => rows.push(cargo_part(project, &logs, part)),
+        }
+    }
+    summarise(&rows, whole.elapsed(), &logs);
+    let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A part that is one call of cargo.
+fn cargo_part(project: &Project, logs: &Path, part: Part) -> Row {
+    let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let log = logs.join(format!("{name}.log"));
+    let (arguments, environment): (&[&str], &[_]) = match part {
+        Part::Format => (&["fmt", "--all", "--check"], &[]),
+        Part::Lints => (&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
+        Part::Docs => (&["doc", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "-D warnings")]),
+        Part::Tests | Part::Guests => (&["test", "--workspace", "--no-fail-fast"], &[]),
+    };
+    row(&name, |step| {
+        project.cargo(arguments, environment, &log, step)?;
+        Ok(if part == Part::Tests { count_tests(&log) } else { String::new() })
+    })
+}
+
+/// Runs one line's work, shows it, and says at once what failed.
+fn row(name: &str, work: impl FnOnce(&Step) -> Result<String, Failure>) -> Row {
+    let (result, took) = watch("test", name, work);
+    let (outcome, detail) = match result {
+        Ok(detail) => (Outcome::Passed, detail),
+        Err(failure) => {
+            eprintln!("test {name}: {}", with_causes(failure.as_ref()));
+            (Outcome::Failed, "see above".to_owned())
+        }
+    };
+    println!("test {name}: {} in {:.1} s", outcome.word(), took.as_secs_f64());
+    Row { name: name.to_owned(), outcome, took, detail }
+}
+
+/// How many tests the lines "test result: ok. 12 passed; ..." add up to.
+fn count_tests(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let passed = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok();
+    format!("{} tests", text.lines().filter_map(passed).sum::<u32>())
+}
+
+/// The guest tests, one row a case.
+fn guests(project: &Project, logs: &Path, chosen: &[Case]) -> Vec<Row> {
+    let mut bench = None;
+    let ready = row("guests' testbed", |step| {
+        let sockets = bed::sockets()?;
+        let maker = bed::ready(project, &logs.join("fetch.log"), sockets.path(), step)?;
+        let programs = project.build_programs(&logs.join("build.log"), step)?;
+        let detail = format!("under {}", maker.accelerator);
+        let disks = project.fresh_folder("test/disks")?;
+        let spineld = programs.join("spineld");
+        let of = Bench { maker, spineld, sockets: sockets.path().to_owned(), disks, logs: logs.to_owned() };
+        bench = Some((of, sockets));
+        Ok(detail)
+    });
+    let mut rows = vec![ready];
+    if let Some((bench, _sockets)) = &bench {
+        let chosen = if chosen.is_empty() { CASES } else { chosen };
+        rows.extend(chosen.iter().map(|case| row(&format!("guest {}", case.name), |_| run_case(case, bench))));
+        // A gigabyte of disks serves nobody any more; the logs stay.
+        let _ = fs::remove_dir_all(&bench.disks);
+    }
+    rows
+}
+
+fn run_case(case: &Case, bench: &Bench) -> Result<String, Failure> {
+    let (findings, again) = case.run(bench)?;
+    for reason in &findings.skipped {
+        println!("test guest {}: SKIPPED {reason}", case.name);
+    }
+    let broken: Vec<&str> = findings.claims.iter().filter(|claim| !claim.held).map(|claim| claim.text.as_str()).collect();
+    if !broken.is_empty() {
+        let logs = bench.logs.join(format!("{}*", case.name));
+        return Err(format!("these claims do not hold; the logs are {}\n  {}", logs.display(), broken.join("\n  ")).into());
+    }
+    let skipped = if findings.skipped.is_empty() { String::new() } else { format!(", {} SKIPPED", findings.skipped.len()) };
+    let again = if again { ", run twice: the emulator had panicked" } else { "" };
+    Ok(format!("{} claims{skipped}{again}; {}", findings.claims.len(), case.shows))
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+fn summarise(rows: &[Row], took: Duration, logs: &Path) {
+    println!("\n{:<18}{:<8}{:>9}", "", "result", "time");
+    for row in rows {
+        println!("{:<18}{:<8}{:>7.1} s  {}", row.name, row.outcome.word(), row.took.as_secs_f64(), row.detail);
+    }
+    let failed = rows.iter().filter(|row| row.outcome == Outcome::Failed).count();
+    let verdict = if failed == 0 { "everything passed".to_owned() } else { format!("{failed} FAILED") };
+    println!("\n{verdict}, {:.0} s; logs: {}", took.as_secs_f64(), PathBuf::from(logs).display());
+}
