@@ -12,9 +12,15 @@
 #![forbid(unsafe_code)]
 
 pub mod blk;
+mod controller;
+mod memory;
+mod message;
 mod queue;
 mod ring;
+mod session;
 
 pub use blk::{BlkFeatures, Disk};
+pub use controller::{Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, Pin, QUEUES_MAX, StopError};
 pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};
 pub use ring::{RingAddresses, RingError, RingFault, SplitRing};
+pub use session::{MemoryInfo, QueueInfo, SessionInfo};

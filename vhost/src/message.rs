@@ -165,7 +165,7 @@ pub(crate) enum Request {
     SetStatus(u64),
     GetStatus,
     /// A request of the protocol, or of none, that this back end does not serve.
-    Unknown(Code),
+    Unknown,
 }
 
 /// One request, complete and well-formed.

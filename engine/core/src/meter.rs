@@ -48,6 +48,12 @@ impl Meter {
         self.in_flight.store(u64::try_from(count).expect("a small count"), Ordering::Relaxed);
     }
 
+    /// How many requests are in flight, as the queue last said.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     fn add_to(&self, total: &mut Snapshot) {
         for (per, sum) in self.ops.iter().zip(&mut total.ops) {
             for (count, into) in per.latency.counts().into_iter().zip(&mut sum.counts) {

@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{CONFIG_HEAD_BYTES, Code, FLAG_NEED_REPLY, Header, Message, MessageError, REGION_BYTES, RegionOffer, RegionPlace, Request, RingFd};
+use super::{
+    CONFIG_HEAD_BYTES, Code, FLAG_NEED_REPLY, Header, Message, MessageError, REGION_BYTES, RegionOffer, RegionPlace, Request, RingFd,
+};
 use crate::ring::RingAddresses;
 
 /// The first `N` 32-bit words; the caller has checked that there are as many.
@@ -87,7 +89,7 @@ fn parse_request(code: Code, body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Reque
         Code::REM_MEM_REG => Request::RemoveRegion(region(&body[8..]).0),
         Code::SET_STATUS => Request::SetStatus(one(body)),
         Code::GET_STATUS => Request::GetStatus,
-        unknown => Request::Unknown(unknown),
+        _ => Request::Unknown,
     })
 }
 

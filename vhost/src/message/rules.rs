@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn sizes_and_descriptor_counts_outside_the_table_are_refused() {
-        let table: [(Code, &[u32], &[u32], &[usize], &[usize]); 7] = [
+        type Case = (Code, &'static [u32], &'static [u32], &'static [usize], &'static [usize]);
+        let table: [Case; 7] = [
             (Code::GET_FEATURES, &[0], &[1, 8, u32::MAX], &[0], &[1, 32]),
             (Code::SET_FEATURES, &[8], &[0, 7, 9], &[0], &[1]),
             (Code::SET_MEM_TABLE, &[8, 40, 1032], &[0, 7, 1033, u32::MAX], &[0, 8, 32], &[33]),

@@ -195,7 +195,7 @@ mod tests {
     fn descriptors_that_are_too_many_or_in_the_wrong_place_end_the_connection() {
         let (ours, theirs) = pair();
         let bytes = message(Code::SET_VRING_CALL, &1_u64.to_ne_bytes());
-        send_with(&theirs, &bytes, &[theirs.as_fd(); FDS_MAX + 1]);
+        send_with(&theirs, &bytes, &[theirs.as_fd(); 2 * FDS_MAX]);
         let error = Inlet::new().next(ours.as_fd()).unwrap_err();
         assert!(matches!(error, ReadError::Malformed(MessageError::DescriptorFlood)), "{error}");
 

@@ -1,0 +1,248 @@
+//! A disk at a socket: one thread that accepts a client, serves its session, and cleans up after it. Knows no message.
+//!
+//! The thread sleeps until something happens; an idle controller costs nothing. There is
+//! one session at a time: a further client waits in the socket's backlog. Requests that
+//! do not come back by the drain deadline put what is left of a session into quarantine,
+//! and no client is served until they have come back.
+
+mod listener;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::{EventfdFlags, eventfd};
+use spinel_core::Mailbox;
+use spinel_mem::Region;
+
+pub use listener::ListenError;
+use listener::Listener;
+use worker::{Command, Pinner, Worker};
+
+use crate::blk::Disk;
+use crate::queue::Poked;
+use crate::session::{Served, SessionInfo};
+
+/// Most queues of one disk.
+pub const QUEUES_MAX: u16 = 64;
+
+/// Pins a region's pages so that devices reach them without help; may take seconds, and runs on a thread of its own.
+pub type Pin = Arc<dyn Fn(&Arc<Region>) + Send + Sync>;
+
+/// What a controller is to serve, and how.
+pub struct ControllerConfig {
+    /// Its name, in logs and lists.
+    pub name: String,
+    /// Where clients connect.
+    pub socket_path: PathBuf,
+    /// What they get.
+    pub disk: Disk,
+    /// The cores its queues are spread over.
+    pub cores: Vec<Mailbox>,
+    /// Most queues of a client, 1 to [`QUEUES_MAX`].
+    pub queues_max: u16,
+    /// How long requests may take to come back once their queue is stopped.
+    pub drain_deadline: Duration,
+    /// Pins guest memory once queues run; none leaves it unpinned.
+    pub pin_guest_memory: Option<Pin>,
+}
+
+/// Why a controller could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Not a possible number of queues.
+    #[error("{queues} queues: a disk has 1 to {QUEUES_MAX}")]
+    Queues {
+        /// What was asked for.
+        queues: u16,
+    },
+    /// There is nothing to run queues on.
+    #[error("a controller needs at least one core")]
+    NoCore,
+    /// The socket could not be made.
+    #[error("the controller's socket could not be made: {0}")]
+    Listen(#[from] ListenError),
+    /// The operating system has run out of something.
+    #[error("the system refused: {doing}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+/// Why a controller has not stopped (EBUSY).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} has {outstanding} requests that did not come back: it serves nobody any more, and ends when they do; try again then")]
+pub struct StopError {
+    /// The controller.
+    pub name: String,
+    /// Requests that are still in flight.
+    pub outstanding: u64,
+}
+
+/// What a controller is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControllerState {
+    /// Waits for a client.
+    Listening,
+    /// Serves a client.
+    Connected(SessionInfo),
+    /// Requests of a client that has gone did not come back in time; nobody is served until they do.
+    Quarantined {
+        /// Requests in flight when the deadline came.
+        outstanding: u64,
+    },
+    /// It was stopped.
+    Stopped,
+}
+
+/// A controller as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerInfo {
+    /// Its name.
+    pub name: String,
+    /// Where clients connect.
+    pub socket_path: PathBuf,
+    /// Most queues of a client.
+    pub queues_max: u16,
+    /// What it is doing.
+    pub state: ControllerState,
+}
+
+#[allow(clippy::disallowed_types, reason = "control threads only; no reactor ever takes it")]
+type Locked<T> = std::sync::Mutex<T>;
+
+fn locked<T>(mutex: &Locked<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What the controller's owner and its thread both look at.
+#[derive(Debug)]
+struct Shared {
+    state: Locked<ControllerState>,
+    /// The disk's size has changed since the thread last looked.
+    resized: AtomicBool,
+    poke: Arc<Poked>,
+}
+
+impl Shared {
+    fn wake(&self) {
+        // An eventfd that is full wakes just as well.
+        let _ = rustix::io::write(&self.poke.0, &1_u64.to_ne_bytes());
+    }
+}
+
+/// A disk served at a socket. Dropping it stops it, and waits as long as its drain deadline.
+pub struct Controller {
+    name: String,
+    socket_path: PathBuf,
+    queues_max: u16,
+    drain_deadline: Duration,
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    thread: Locked<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller").field("name", &self.name).field("socket_path", &self.socket_path).finish_non_exhaustive()
+    }
+}
+
+/// Each controller begins one core further, so that disks with one queue spread as well.
+static FIRST_CORE: AtomicUsize = AtomicUsize::new(0);
+
+impl Controller {
+    /// Makes the socket and serves whoever connects.
+    ///
+    /// # Errors
+    /// [`ControllerError`], and then nothing has changed.
+    pub fn start(config: ControllerConfig) -> Result<Self, ControllerError> {
+        let ControllerConfig { name, socket_path, disk, cores, queues_max, drain_deadline, pin_guest_memory } = config;
+        if queues_max == 0 || queues_max > QUEUES_MAX {
+            return Err(ControllerError::Queues { queues: queues_max });
+        }
+        if cores.is_empty() {
+            return Err(ControllerError::NoCore);
+        }
+        let system = |doing| move |source| ControllerError::System { doing, source };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let poke = Arc::new(Poked(wake.map_err(|errno| system("making an eventfd")(errno.into()))?));
+        let listener = Listener::bind(&socket_path)?;
+        let shared = Arc::new(Shared { state: Locked::new(ControllerState::Listening), resized: AtomicBool::new(false), poke });
+        let pinner = pin_guest_memory.map(|pin| Pinner::start(&name, pin, &shared)).transpose();
+        let pinner = pinner.map_err(system("starting a thread that pins memory"))?;
+        let served = Arc::new(Served {
+            disk: Arc::new(disk),
+            first_core: FIRST_CORE.fetch_add(1, Ordering::Relaxed) % cores.len(),
+            cores: cores.into(),
+            queues_max,
+            drain_deadline,
+            pins: pinner.as_ref().map(Pinner::jobs),
+            poke: Arc::clone(&shared.poke),
+            name: name.clone(),
+        });
+        let (commands, received) = bounded(4);
+        let worker = Worker::new(served, Arc::clone(&shared), received, pinner);
+        let thread = std::thread::Builder::new().name(format!("vhost-{name}")).spawn(move || worker.run(listener));
+        let thread = Locked::new(Some(thread.map_err(system("starting a thread"))?));
+        tracing::info!(controller = name, socket = %socket_path.display(), queues = queues_max, "listening");
+        Ok(Self { name, socket_path, queues_max, drain_deadline, shared, commands, thread })
+    }
+
+    /// What it is now.
+    #[must_use]
+    pub fn info(&self) -> ControllerInfo {
+        ControllerInfo {
+            name: self.name.clone(),
+            socket_path: self.socket_path.clone(),
+            queues_max: self.queues_max,
+            state: locked(&self.shared.state).clone(),
+        }
+    }
+
+    /// The disk's size has changed: lets the guest know, at once or when it runs.
+    pub fn resized(&self) {
+        self.shared.resized.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+
+    /// Ends the session, if there is one, gives its requests until `deadline` to come back, and frees everything.
+    ///
+    /// Waits at most `deadline`, and before it the drain deadline if the client has just asked for a queue to stop.
+    ///
+    /// # Errors
+    /// [`StopError`] if requests did not come back. Then nobody is served any more, and all
+    /// is freed when they do; calling again answers whether they have.
+    pub fn stop(&self, deadline: Duration) -> Result<(), StopError> {
+        let (reply, answer) = bounded(1);
+        let answer: Receiver<Result<(), u64>> = answer;
+        // Both fail only once the thread has ended, which it does when everything is free.
+        if self.commands.send(Command::Stop { deadline, reply }).is_ok() {
+            self.shared.wake();
+            if let Ok(Err(outstanding)) = answer.recv() {
+                return Err(StopError { name: self.name.clone(), outstanding });
+            }
+        }
+        if let Some(thread) = locked(&self.thread).take() {
+            assert!(thread.join().is_ok(), "the thread of {} panicked", self.name);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop(self.drain_deadline) {
+            tracing::error!(controller = self.name, reason = %error, "left behind");
+        }
+    }
+}

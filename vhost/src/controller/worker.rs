@@ -1,0 +1,239 @@
+//! The controller's thread: listening, serving, and waiting for what is left of a session. Knows no request.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use spinel_mem::Region;
+
+use super::listener::Listener;
+use super::{ControllerState, Pin, Shared, locked};
+use crate::memory::SLOTS_MAX;
+use crate::message::ReadError;
+use crate::session::{Deadline, End, Quarantine, Served, Session};
+
+/// How long the listener rests after the system had no descriptor for a client.
+const ACCEPT_REST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// What a controller's owner tells its thread.
+pub(super) enum Command {
+    /// End the session and the thread. The reply is what is outstanding at the deadline, if anything is.
+    Stop { deadline: Duration, reply: Sender<Result<(), u64>> },
+}
+
+/// Pins regions one after another on a thread of its own, which ends with the last sender of jobs.
+pub(super) struct Pinner {
+    jobs: Sender<Weak<Region>>,
+    pinned: Receiver<Weak<Region>>,
+}
+
+impl Pinner {
+    pub(super) fn start(name: &str, pin: Pin, shared: &Arc<Shared>) -> io::Result<Self> {
+        let (jobs, todo) = bounded::<Weak<Region>>(2 * SLOTS_MAX);
+        let (done, pinned) = bounded(2 * SLOTS_MAX);
+        let shared = Arc::clone(shared);
+        let body = move || {
+            for job in todo {
+                // A region that is gone, or has its pins from an earlier job, needs none.
+                if let Some(region) = job.upgrade().filter(|region| region.pins().is_none()) {
+                    pin(&region);
+                    drop(region);
+                    if done.send(job).is_err() {
+                        return;
+                    }
+                    shared.wake();
+                }
+            }
+        };
+        std::thread::Builder::new().name(format!("pin-{name}")).spawn(body)?;
+        Ok(Self { jobs, pinned })
+    }
+
+    pub(super) fn jobs(&self) -> Sender<Weak<Region>> {
+        self.jobs.clone()
+    }
+}
+
+/// What the thread is about.
+enum Phase {
+    Listening,
+    Serving(Box<Session>),
+    /// Requests did not come back in time.
+    Waiting(Box<Quarantine>),
+    Ended,
+}
+
+/// The controller's thread.
+pub(super) struct Worker {
+    served: Arc<Served>,
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    pinner: Option<Pinner>,
+    /// Set once the owner has asked to stop.
+    stopping: bool,
+    /// The system had no descriptor for the client that waits.
+    resting: bool,
+    /// It was logged that another client waits behind the one that is served.
+    queue_noticed: bool,
+}
+
+impl Worker {
+    pub(super) fn new(served: Arc<Served>, shared: Arc<Shared>, commands: Receiver<Command>, pinner: Option<Pinner>) -> Self {
+        Self { served, shared, commands, pinner, stopping: false, resting: false, queue_noticed: false }
+    }
+
+    pub(super) fn run(mut self, listener: Listener) {
+        let mut listener = Some(listener);
+        let mut phase = Phase::Listening;
+        loop {
+            self.publish(&phase);
+            phase = match phase {
+                Phase::Listening => self.listen(&mut listener),
+                Phase::Serving(session) => self.serve(session, &mut listener),
+                Phase::Waiting(quarantine) => self.wait(*quarantine, &mut listener),
+                Phase::Ended => return,
+            };
+        }
+    }
+
+    fn publish(&self, phase: &Phase) {
+        *locked(&self.shared.state) = match phase {
+            Phase::Listening => ControllerState::Listening,
+            Phase::Serving(session) => ControllerState::Connected(session.describe()),
+            Phase::Waiting(quarantine) => ControllerState::Quarantined { outstanding: quarantine.outstanding() },
+            Phase::Ended => ControllerState::Stopped,
+        };
+    }
+
+    fn listen(&mut self, listener: &mut Option<Listener>) -> Phase {
+        let Some(listening) = listener.as_ref().filter(|_| !self.stopping) else { return Phase::Ended };
+        let poke = self.shared.poke.0.as_fd();
+        let rest = self.resting.then_some(&ACCEPT_REST);
+        let ready = wait_for(&[Some(poke), (!self.resting).then(|| listening.as_fd())], rest);
+        self.resting = false;
+        if let Some(Command::Stop { reply, .. }) = self.take_command() {
+            return self.end(None, &reply, listener);
+        }
+        // A session that begins now reads the size as it is now.
+        self.shared.resized.store(false, Ordering::Relaxed);
+        if !ready[1] {
+            return Phase::Listening;
+        }
+        match listening.accept() {
+            Ok(Some(client)) => self.welcome(client),
+            Ok(None) => Phase::Listening,
+            Err(error) => {
+                tracing::warn!(controller = self.served.name, reason = %error, "a client could not be accepted; trying again in a second");
+                self.resting = true;
+                Phase::Listening
+            }
+        }
+    }
+
+    fn welcome(&mut self, client: OwnedFd) -> Phase {
+        tracing::info!(controller = self.served.name, "a client has connected");
+        self.queue_noticed = false;
+        Phase::Serving(Box::new(Session::new(Arc::clone(&self.served), client)))
+    }
+
+    fn serve(&mut self, mut session: Box<Session>, listener: &mut Option<Listener>) -> Phase {
+        let poke = self.shared.poke.0.as_fd();
+        let others = listener.as_ref().filter(|_| !self.queue_noticed).map(AsFd::as_fd);
+        let ready = wait_for(&[Some(poke), Some(session.socket()), session.front_end(), others], None);
+        if let Some(Command::Stop { deadline, reply }) = self.take_command() {
+            tracing::info!(controller = self.served.name, "the session ends: the controller is stopped");
+            return self.end(session.end(deadline), &reply, listener);
+        }
+        if ready[3] {
+            self.queue_noticed = true;
+            tracing::warn!(controller = self.served.name, "another client waits until this one has left");
+        }
+        if self.shared.resized.swap(false, Ordering::Acquire) {
+            session.resized();
+        }
+        for region in self.pinner.iter().flat_map(|pinner| pinner.pinned.try_iter()) {
+            session.pinned(&region);
+        }
+        if ready[2] {
+            session.receive_answer();
+        }
+        let mut outcome = session.settle();
+        if ready[1] && outcome.is_ok() {
+            outcome = session.receive();
+        }
+        match outcome {
+            Ok(()) => Phase::Serving(session),
+            Err(end) => self.part(*session, &end),
+        }
+    }
+
+    /// Ends a session for a reason of its own.
+    fn part(&self, session: Session, end: &End) -> Phase {
+        let name = &self.served.name;
+        // Whoever has waited in vain once need not do so again.
+        let patience = if matches!(end, End::Hung { .. }) { Duration::ZERO } else { self.served.drain_deadline };
+        if matches!(end, End::Read(ReadError::Closed)) {
+            tracing::info!(controller = name, reason = %end, "the session ends");
+        } else {
+            tracing::warn!(controller = name, reason = %end, "the connection is closed");
+        }
+        match session.end(patience) {
+            None => {
+                tracing::info!(controller = name, "the session's queues have drained and its memory is unmapped");
+                Phase::Listening
+            }
+            Some(quarantine) => {
+                let outstanding = quarantine.outstanding();
+                tracing::error!(controller = name, outstanding, "requests did not come back in time: no client is served until they do");
+                Phase::Waiting(Box::new(quarantine))
+            }
+        }
+    }
+
+    /// Waits for requests that missed their deadline, or for the owner.
+    fn wait(&mut self, quarantine: Quarantine, listener: &mut Option<Listener>) -> Phase {
+        let never = Deadline::after(Duration::MAX);
+        let Some(quarantine) = quarantine.wait(&self.commands, never) else {
+            tracing::info!(controller = self.served.name, "the last requests have come back: the quarantine is over");
+            return if self.stopping { Phase::Ended } else { Phase::Listening };
+        };
+        let Some(Command::Stop { deadline, reply }) = self.take_command() else { return Phase::Waiting(Box::new(quarantine)) };
+        let left = quarantine.wait(&self.commands, Deadline::after(deadline));
+        self.end(left, &reply, listener)
+    }
+
+    /// Answers the owner, who wants this thread to end: now, or once the quarantine is over.
+    fn end(&mut self, left: Option<Quarantine>, reply: &Sender<Result<(), u64>>, listener: &mut Option<Listener>) -> Phase {
+        self.stopping = true;
+        // Whoever waits in the backlog is turned away, and the file is gone before the owner hears of it.
+        *listener = None;
+        let outcome = left.as_ref().map_or(Ok(()), |quarantine| Err(quarantine.outstanding()));
+        let phase = left.map_or(Phase::Ended, |quarantine| Phase::Waiting(Box::new(quarantine)));
+        self.publish(&phase);
+        let _ = reply.send(outcome);
+        phase
+    }
+
+    /// Empties the eventfd, then looks for a command: in this order none is missed.
+    fn take_command(&self) -> Option<Command> {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.shared.poke.0, &mut count);
+        self.commands.try_recv().ok()
+    }
+}
+
+/// Sleeps until one of these can be read, has ended, or `rest` is over. By place: whether it is.
+fn wait_for<const N: usize>(watched: &[Option<BorrowedFd<'_>>; N], rest: Option<&Timespec>) -> [bool; N] {
+    let mut fds: Vec<PollFd<'_>> = watched.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    match poll(&mut fds, rest) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => panic!("poll of a few descriptors of our own cannot fail: {errno}"),
+    }
+    let mut fds = fds.iter();
+    std::array::from_fn(|at| watched[at].is_some() && fds.next().is_some_and(|fd| !fd.revents().is_empty()))
+}

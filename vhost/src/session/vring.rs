@@ -1,0 +1,172 @@
+//! One ring as its front end has set it up, and the queue that serves it on a core. Knows no message.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use spinel_core::{CoreId, Mailbox, Meter, OpenError, PollerId, Remains};
+
+use super::deadline::Deadline;
+use crate::blk::Disk;
+use crate::queue::{QueueRemains, QueueSetup, recipe};
+use crate::ring::RingAddresses;
+
+/// Why a ring that its front end wants served is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bar {
+    /// Its guest broke the ring's rules. Only a fresh start lifts this.
+    Faulted,
+    /// It does not lie in memory as it should. Lifted when its place or the memory changes.
+    Misplaced,
+}
+
+/// A queue on its core.
+#[derive(Debug)]
+struct Running {
+    core: Mailbox,
+    id: PollerId,
+    /// Both ends, so that a replacement which was not taken yet can itself be replaced.
+    calls: (Sender<Option<OwnedFd>>, Receiver<Option<OwnedFd>>),
+    meter: Arc<Meter>,
+}
+
+/// A queue that was told to stop and has requests in flight, perhaps.
+#[derive(Debug)]
+pub(crate) struct Draining {
+    remains: Receiver<Remains>,
+    meter: Arc<Meter>,
+}
+
+/// Requests in flight when the deadline came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hung {
+    pub(crate) outstanding: u64,
+}
+
+#[derive(Debug, Default)]
+enum Service {
+    #[default]
+    Idle,
+    Running(Running),
+    Draining(Draining),
+}
+
+/// One ring. Served while `wanted`; whoever changes what a running queue was built from halts it first.
+#[derive(Debug, Default)]
+pub(crate) struct Vring {
+    /// Number of descriptors, once known.
+    pub(crate) size: Option<u16>,
+    /// Where it lies, once known.
+    pub(crate) addresses: Option<RingAddresses>,
+    /// The next available index, as long as no queue runs.
+    pub(crate) base: u16,
+    /// Between SET_VRING_KICK and GET_VRING_BASE.
+    pub(crate) started: bool,
+    /// Wakes us; none while the guest is polled for.
+    pub(crate) kick: Option<OwnedFd>,
+    /// Wakes the guest; none while it polls.
+    pub(crate) call: Option<OwnedFd>,
+    /// Tells the front end that the ring is broken.
+    pub(crate) error: Option<OwnedFd>,
+    pub(crate) enabled: bool,
+    pub(crate) bar: Option<Bar>,
+    service: Service,
+}
+
+impl Vring {
+    /// Whether it should be served and is not.
+    pub(crate) fn wanted(&self) -> bool {
+        let placed = self.size.is_some() && self.addresses.is_some();
+        self.started && self.enabled && placed && self.bar.is_none() && matches!(self.service, Service::Idle)
+    }
+
+    /// The core that serves it.
+    pub(crate) fn core(&self) -> Option<CoreId> {
+        match &self.service {
+            Service::Running(running) => Some(running.core.core()),
+            _ => None,
+        }
+    }
+
+    /// Its place or its memory changed: it may fit now.
+    pub(crate) fn moved(&mut self) {
+        if self.bar == Some(Bar::Misplaced) {
+            self.bar = None;
+        }
+    }
+
+    /// Puts a queue on its core. `calls` is the receiving end that its setup holds.
+    pub(crate) fn start(&mut self, core: &Mailbox, setup: impl FnOnce(Receiver<Option<OwnedFd>>) -> QueueSetup) -> Result<(), OpenError> {
+        assert!(matches!(self.service, Service::Idle), "a ring has one queue");
+        let calls = bounded(1);
+        let setup = setup(calls.1.clone());
+        let (disk, meter) = (Arc::clone(&setup.disk), Arc::clone(&setup.meter));
+        let id = core.add(recipe(setup)).inspect_err(|_| disk.meters.end(&meter))?;
+        self.service = Service::Running(Running { core: core.clone(), id, calls, meter });
+        Ok(())
+    }
+
+    /// Gives a running queue another eventfd; the latest one wins.
+    pub(crate) fn send_call(&self, call: Option<OwnedFd>) {
+        let Service::Running(Running { calls: (sender, receiver), .. }) = &self.service else { return };
+        let mut unsent = Some(call);
+        while let Some(call) = unsent.take() {
+            // Only this thread sends, so after one removal there is room.
+            if let Err(TrySendError::Full(call)) = sender.try_send(call) {
+                drop(receiver.try_recv());
+                unsent = Some(call);
+            }
+        }
+    }
+
+    /// Tells its queue, if one runs, to take nothing more.
+    pub(crate) fn begin_stop(&mut self) {
+        self.service = match std::mem::take(&mut self.service) {
+            Service::Running(Running { core, id, meter, .. }) => Service::Draining(Draining { remains: core.stop(id), meter }),
+            other => other,
+        };
+    }
+
+    /// Waits until nothing of it flies any more, and remembers where to go on.
+    pub(crate) fn finish_stop(&mut self, disk: &Disk, deadline: Deadline) -> Result<(), Hung> {
+        let Service::Draining(draining) = &self.service else { return Ok(()) };
+        if let Some(next_avail) = draining.finish(disk, deadline)? {
+            self.base = next_avail;
+        }
+        self.service = Service::Idle;
+        Ok(())
+    }
+
+    /// What still drains after a deadline passed.
+    pub(crate) fn into_draining(self) -> Option<Draining> {
+        match self.service {
+            Service::Idle => None,
+            Service::Running(_) => unreachable!("a session ends by stopping its queues"),
+            Service::Draining(draining) => Some(draining),
+        }
+    }
+}
+
+impl Draining {
+    /// Where its remains will arrive.
+    pub(crate) fn remains(&self) -> &Receiver<Remains> {
+        &self.remains
+    }
+
+    /// Requests in flight right now.
+    pub(crate) fn outstanding(&self) -> u64 {
+        self.meter.in_flight()
+    }
+
+    /// Waits for the queue's end. The next available index, unless the whole core has quit, and the queue with it.
+    pub(crate) fn finish(&self, disk: &Disk, deadline: Deadline) -> Result<Option<u16>, Hung> {
+        let remains = match deadline.receive(&self.remains) {
+            Ok(remains) => Some(remains),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => return Err(Hung { outstanding: self.outstanding() }),
+        };
+        disk.meters.end(&self.meter);
+        // Dropped here, off the core, and with it this queue's hold on the guest's memory.
+        Ok(remains.map(|remains| remains.downcast::<QueueRemains>().expect("a queue's remains").next_avail))
+    }
+}
