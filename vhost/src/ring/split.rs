@@ -361,12 +361,20 @@ impl SplitRing {
 
     /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
     pub(crate) fn want_kicks(&mut self) -> bool {
+        self.wish_for_kicks();
+        // The wish must be visible before the index is read again: the driver writes its index, then reads the wish.
+        fence(Ordering::SeqCst);
+        self.has_new()
+    }
+
+    fn wish_for_kicks(&self) {
         match &self.avail_event {
             Some(event) => event.store(0, self.next_avail.to_le(), Ordering::Relaxed),
             None => self.used.store(0, 0, Ordering::Relaxed),
         }
-        // The wish must be visible before the index is read again: the driver writes its index, then reads the wish.
-        fence(Ordering::SeqCst);
+    }
+
+    fn has_new(&self) -> bool {
         u16::from_le(self.available.load(1, Ordering::Acquire)) != self.next_avail
     }
 
@@ -383,3 +391,6 @@ fn in_order(head: u16, written: bool, descriptor: Descriptor) -> Result<bool, Ri
     let writable = descriptor.has(WRITE);
     if written && !writable { Err(RingFault::Order(head)) } else { Ok(writable) }
 }
+
+#[cfg(test)]
+mod tests;
