@@ -31,9 +31,11 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// A reactor without pollers.
+    /// A reactor without pollers, which its mailbox's bell wakes.
     #[must_use]
-    pub fn new(core: Core, inbox: Inbox) -> Self {
+    pub fn new(mut core: Core, inbox: Inbox) -> Self {
+        // For as long as the core lives; the bell's descriptor lives as long as the inbox, beside it.
+        let _ = core.watch(inbox.bell().fd());
         Self { core, inbox, pollers: Vec::new(), next_id: 0, armed: 0, quitting: false }
     }
 
