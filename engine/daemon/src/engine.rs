@@ -1,0 +1,143 @@
+//! The running engine: its reactors, its disks, its phase. Knows no method and no socket of the RPC.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use spinel_control::methods::Phase;
+use spinel_reactor::{Clock, Handle, ReactorConfig, StartError};
+use spinel_vhost::Pin;
+
+use crate::args::Args;
+use crate::cores::CoreList;
+use crate::disks::Disks;
+use crate::kinds::chain;
+use crate::log::Log;
+use crate::served::Served;
+
+/// Ticks in a second, in every reply that counts ticks: they are nanoseconds.
+pub(crate) const TICK_RATE: u64 = 1_000_000_000;
+
+/// Everything the methods work on.
+pub(crate) struct Engine {
+    reactors: Vec<Handle>,
+    log: Log,
+    vhost_folder: PathBuf,
+    pin: Option<Pin>,
+    initialised: AtomicBool,
+    #[allow(clippy::disallowed_types, reason = "control threads only; no reactor ever takes it")]
+    disks: std::sync::Mutex<Disks>,
+}
+
+impl Engine {
+    /// Starts a reactor on each of `cores`.
+    ///
+    /// # Errors
+    /// Why one did not start; those that did are stopped.
+    pub(crate) fn start(args: &Args, cores: &CoreList, log: Log) -> Result<Self, StartError> {
+        let mut reactors = Vec::new();
+        for core in cores.ids() {
+            let config = ReactorConfig {
+                core: *core,
+                mode: args.mode(),
+                limits: args.limits(),
+                pin: !args.no_pin,
+                make_core: Box::new(|core| spinel_uring::core(core, spinel_uring::Options::default())),
+            };
+            match spinel_reactor::start(config) {
+                Ok(reactor) => reactors.push(reactor),
+                Err(error) => {
+                    reactors.into_iter().for_each(Handle::quit);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Self {
+            reactors,
+            log,
+            vhost_folder: args.vhost_folder(),
+            pin: args.pin_guest_memory.then(pin),
+            initialised: AtomicBool::new(false),
+            disks: Default::default(),
+        })
+    }
+
+    /// One for each core, in ascending order of the cores.
+    pub(crate) fn reactors(&self) -> &[Handle] {
+        &self.reactors
+    }
+
+    /// Where it runs, in words.
+    pub(crate) fn place(&self) -> String {
+        let cores = self.cores();
+        format!("core{} {cores}", if cores.ids().len() == 1 { "" } else { "s" })
+    }
+
+    /// The cores it runs on.
+    pub(crate) fn cores(&self) -> CoreList {
+        CoreList::of(self.reactors.iter().map(|reactor| reactor.mailbox().core().0.into())).expect("it runs on one at least")
+    }
+
+    /// The log.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Where controllers' sockets are made.
+    pub(crate) fn vhost_folder(&self) -> &Path {
+        &self.vhost_folder
+    }
+
+    /// How guest memory is pinned for devices, if it is.
+    pub(crate) fn pin(&self) -> Option<Pin> {
+        self.pin.clone()
+    }
+
+    /// Whether anything can be created yet.
+    pub(crate) fn phase(&self) -> Phase {
+        if self.initialised.load(Ordering::Relaxed) { Phase::Runtime } else { Phase::Startup }
+    }
+
+    /// From now on things can be created.
+    pub(crate) fn initialise(&self) {
+        self.initialised.store(true, Ordering::Relaxed);
+    }
+
+    /// The disks, for one caller at a time.
+    #[allow(clippy::disallowed_types, reason = "see the field")]
+    pub(crate) fn disks(&self) -> std::sync::MutexGuard<'_, Disks> {
+        // A method that panicked was answered as our own fault; every change is made in one step at its end.
+        self.disks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Nanoseconds since the daemon started.
+    pub(crate) fn ticks(&self) -> u64 {
+        Clock::system().now().ns
+    }
+
+    /// Stops every controller and every reactor, which waits for what is in flight.
+    pub(crate) fn stop(self) {
+        let controllers = {
+            let mut disks = self.disks();
+            // What an error bdev holds back would never end.
+            disks.bdevs().iter().for_each(|bdev| bdev.kind.let_go());
+            disks.take_controllers()
+        };
+        // First all, so that they drain side by side; then each. A stop wakes every core with it.
+        controllers.iter().for_each(Served::begin_to_stop);
+        for served in controllers {
+            if let Err(error) = served.stop() {
+                tracing::error!("{error}");
+            }
+        }
+        self.reactors.into_iter().for_each(Handle::quit);
+    }
+}
+
+/// Pins what the kernel lets it pin; the rest is served unpinned.
+fn pin() -> Pin {
+    Arc::new(|region| match spinel_uring::pin(region) {
+        Ok(()) => tracing::debug!("{} bytes of guest memory are pinned", region.len_bytes()),
+        Err(error) => tracing::warn!("guest memory stays unpinned: {}", chain(&error)),
+    })
+}

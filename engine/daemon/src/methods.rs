@@ -1,0 +1,141 @@
+//! Every method by its name, and when it may be called. What they do is in the files beside this one.
+
+mod aio;
+mod bdevs;
+mod delay;
+mod error;
+mod framework;
+mod histogram;
+mod iostat;
+mod logging;
+mod malloc;
+mod null;
+mod options;
+mod process;
+mod threads;
+mod uring;
+mod vhost;
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use spinel_control::RpcError;
+use spinel_control::methods::{Methods, Phase, When};
+use uuid::Uuid;
+
+use crate::engine::Engine;
+
+/// What a method answers.
+type Answer = Result<Value, RpcError>;
+
+/// All of them.
+pub(crate) static METHODS: LazyLock<Methods<Engine>> = LazyLock::new(|| {
+    let table = Methods::new();
+    let table = about_the_process(table);
+    let table = about_bdevs(table);
+    let table = of_kinds(table);
+    about_vhost(table)
+});
+
+fn about_the_process(table: Methods<Engine>) -> Methods<Engine> {
+    use When::{Always, Runtime, Startup};
+    table
+        .with("rpc_get_methods", Always, |engine, params| METHODS.list(engine.phase(), params))
+        .with("spdk_get_version", Always, process::version)
+        .with("spdk_kill_instance", Always, process::kill)
+        .with("framework_start_init", Startup, framework::start_init)
+        .with("framework_wait_init", Always, framework::wait_init)
+        .with("framework_get_subsystems", Always, framework::subsystems)
+        .with("framework_get_config", Runtime, framework::config)
+        .with("framework_get_reactors", Always, threads::reactors)
+        .with("thread_get_stats", Always, threads::stats)
+        .with("thread_get_pollers", Always, threads::pollers)
+        .with("thread_get_io_channels", Always, threads::io_channels)
+        .with("log_set_level", Always, logging::set_level)
+        .with("log_get_level", Always, logging::level)
+        .with("log_set_print_level", Always, logging::set_level)
+        .with("log_get_print_level", Always, logging::level)
+        .with("log_get_flags", Always, logging::flags)
+        .with("log_set_flag", Always, logging::set_flag)
+        .with("log_clear_flag", Always, logging::clear_flag)
+        .with("iobuf_set_options", Startup, options::iobuf)
+}
+
+fn about_bdevs(table: Methods<Engine>) -> Methods<Engine> {
+    use When::{Runtime, Startup};
+    table
+        .with("bdev_set_options", Startup, options::bdev)
+        .with("bdev_get_bdevs", Runtime, bdevs::list)
+        .with("bdev_wait_for_examine", Runtime, bdevs::wait_for_examine)
+        .with("bdev_get_iostat", Runtime, iostat::get)
+        .with("bdev_reset_iostat", Runtime, iostat::reset)
+        .with("bdev_enable_histogram", Runtime, histogram::enable)
+        .with("bdev_get_histogram", Runtime, histogram::get)
+}
+
+fn of_kinds(table: Methods<Engine>) -> Methods<Engine> {
+    use When::Runtime;
+    table
+        .with("bdev_null_create", Runtime, null::create)
+        .with("bdev_null_delete", Runtime, null::delete)
+        .with("bdev_null_resize", Runtime, null::resize)
+        .with("bdev_malloc_create", Runtime, malloc::create)
+        .with("bdev_malloc_delete", Runtime, malloc::delete)
+        .with("bdev_uring_create", Runtime, uring::create)
+        .with("bdev_uring_rescan", Runtime, uring::rescan)
+        .with("bdev_uring_delete", Runtime, uring::delete)
+        .with("bdev_aio_create", Runtime, aio::create)
+        .with("bdev_aio_rescan", Runtime, aio::rescan)
+        .with("bdev_aio_delete", Runtime, aio::delete)
+        .with("bdev_delay_create", Runtime, delay::create)
+        .with("bdev_delay_delete", Runtime, delay::delete)
+        .with("bdev_delay_update_latency", Runtime, delay::update_latency)
+        .with("bdev_error_create", Runtime, error::create)
+        .with("bdev_error_delete", Runtime, error::delete)
+        .with("bdev_error_inject_error", Runtime, error::inject)
+        .with("bdev_error_resume_pending", Runtime, error::resume_pending)
+}
+
+fn about_vhost(table: Methods<Engine>) -> Methods<Engine> {
+    use When::Runtime;
+    table
+        .with("vhost_create_blk_controller", Runtime, vhost::create)
+        .with("vhost_get_controllers", Runtime, vhost::list)
+        .with("vhost_delete_controller", Runtime, vhost::delete)
+        .with("vhost_controller_set_coalescing", Runtime, vhost::set_coalescing)
+        .with("virtio_blk_create_transport", Runtime, vhost::create_transport)
+        .with("virtio_blk_get_transports", Runtime, vhost::transports)
+}
+
+/// For how long a call that was refused waits for what would let it succeed.
+pub(crate) fn patience(engine: &Engine, method: &str, params: Option<&Value>) -> Duration {
+    match method {
+        "framework_wait_init" if engine.phase() == Phase::Startup => Duration::MAX,
+        "bdev_get_bdevs" if engine.phase() == Phase::Runtime => bdevs::patience(engine, params),
+        _ => Duration::ZERO,
+    }
+}
+
+/// The parameters of a method that only names a bdev.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+/// A UUID as a parameter.
+#[derive(Clone, Copy)]
+struct UuidText(Uuid);
+
+impl<'de> Deserialize<'de> for UuidText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Uuid::parse_str(&text).map(Self).map_err(|_| serde::de::Error::custom("a UUID such as 1f0e7b64-3c0a-4b55-9d6e-0d2f6c1a7e90"))
+    }
+}
+
+/// An optional UUID among the parameters: `#[serde(default, deserialize_with = "uuid")]`.
+fn uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
+    UuidText::deserialize(deserializer).map(|text| Some(text.0))
+}

@@ -1,0 +1,58 @@
+//! The methods about initialisation and about saving the configuration. Knows no parameters of other methods.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use spinel_control::methods::Phase;
+use spinel_control::{RpcError, params};
+
+use super::Answer;
+use crate::engine::Engine;
+
+/// The subsystems in the order in which their configuration is loaded, and what each needs before.
+const SUBSYSTEMS: &[(&str, &[&str])] = &[("bdev", &[]), ("vhost_blk", &["bdev"])];
+
+/// `framework_start_init`.
+pub(super) fn start_init(engine: &Engine, params: Option<&Value>) -> Answer {
+    params::none(params)?;
+    engine.initialise();
+    Ok(true.into())
+}
+
+/// `framework_wait_init`: refused until then; the server repeats the call.
+pub(super) fn wait_init(engine: &Engine, params: Option<&Value>) -> Answer {
+    params::none(params)?;
+    match engine.phase() {
+        Phase::Runtime => Ok(true.into()),
+        Phase::Startup => Err(RpcError::wrong_state("the daemon is not initialised yet; framework_start_init does that")),
+    }
+}
+
+/// `framework_get_subsystems`.
+pub(super) fn subsystems(_: &Engine, params: Option<&Value>) -> Answer {
+    params::none(params)?;
+    Ok(SUBSYSTEMS.iter().map(|(name, needs)| json!({"subsystem": name, "depends_on": needs})).collect())
+}
+
+/// `framework_get_config`: the calls that recreate one subsystem.
+pub(super) fn config(engine: &Engine, params: Option<&Value>) -> Answer {
+    #[derive(Deserialize)]
+    struct GetConfig {
+        name: String,
+        #[serde(default)]
+        with_batches: bool,
+    }
+    let GetConfig { name, with_batches } = params::parse(params)?;
+    if with_batches {
+        return Err(params::refuse("with_batches", with_batches, "false, because what it asks for is not built"));
+    }
+    let disks = engine.disks();
+    let calls: Vec<(&str, Value)> = match name.as_str() {
+        "bdev" => disks.bdevs().iter().map(|bdev| bdev.kind.creation(&bdev.name, bdev.uuid)).collect(),
+        "vhost_blk" => disks.controllers().iter().flat_map(|served| served.creation()).collect(),
+        _ => {
+            let names: Vec<&str> = SUBSYSTEMS.iter().map(|(name, _)| *name).collect();
+            return Err(params::refuse("name", name, format!("one of \"{}\"", names.join("\", \""))));
+        }
+    };
+    Ok(calls.into_iter().map(|(method, params)| json!({"method": method, "params": params})).collect())
+}

@@ -1,0 +1,9 @@
+//! The daemon as a process of its own, called over its socket. Knows nothing of what is inside it.
+#![forbid(unsafe_code)]
+
+mod calls;
+mod harness;
+mod hostile;
+mod process;
+mod refusals;
+mod saving;
