@@ -2,6 +2,7 @@
 //! server only as far as its limits on what a reply may hold.
 
 use crate::{RpcError, SplitError, Splitter};
+use rustix::process::Pid;
 use serde_json::{Map, Value, json};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -122,6 +123,12 @@ impl Client {
         self.stream.set_write_timeout(timeout)?;
         self.timeout = timeout;
         Ok(())
+    }
+
+    /// The process that made the socket, where it can be seen from this one (in a container it may
+    /// not be).
+    pub fn server_pid(&self) -> Option<Pid> {
+        rustix::net::sockopt::socket_peercred(&self.stream).ok().map(|peer| peer.pid)
     }
 
     /// Calls `method` and waits for its result. After any error but [`CallError::Refused`] the

@@ -132,6 +132,12 @@ fn a_refused_call_says_why_and_the_next_one_runs() {
 }
 
 #[test]
+fn a_client_knows_which_process_serves_it() {
+    let served = serve();
+    assert_eq!(served.client().server_pid(), Some(rustix::process::getpid()));
+}
+
+#[test]
 fn a_panic_in_a_method_is_an_internal_error_and_the_next_call_runs() {
     let served = serve();
     let mut client = served.client();

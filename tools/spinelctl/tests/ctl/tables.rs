@@ -1,0 +1,196 @@
+//! What the verbs call, and what they show.
+
+use crate::fake::{fake, spinelctl};
+use serde_json::{Value, json};
+
+#[test]
+fn disks_are_listed_in_a_table() {
+    let ran = fake().run(&["disk", "list"]);
+    let expected = "\
+NAME      KIND           SIZE  BLOCK  USED  ON
+d0        uring        10 GiB   4096  yes   /srv/d0.img
+odd?[2J   Raid Volume  1.5 KiB    512  no    -
+n0        null          1 MiB    512  no    -
+";
+    assert_eq!(columns(&ran.out), columns(expected));
+    assert!(!ran.out.contains('\u{1b}'), "a disk's name moves the cursor");
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+/// Lines of words: how wide the columns are is `table`'s affair.
+fn columns(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn json_is_the_daemons_own_reply() {
+    let fake = fake();
+    let ran = fake.run(&["disk", "list", "--json"]);
+    let reply: Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!((&reply[0]["name"], reply.as_array().map(Vec::len)), (&json!("d0"), Some(3)));
+    let one: Value = serde_json::from_str(&fake.run(&["--json", "disk", "show", "d0"]).out).expect("JSON");
+    assert_eq!(one, reply[0]);
+}
+
+#[test]
+fn a_disk_is_shown_with_what_its_driver_tells() {
+    let ran = fake().run(&["disk", "show", "d0"]);
+    let expected = [
+        "name:             d0",
+        "kind:             uring",
+        "size:             10 GiB (2621440 blocks of 4096 bytes)",
+        "uuid:             6d1f4c2a-0000-4000-8000-000000000001",
+        "also called:      lvs/d0",
+        "used:             yes",
+        "can:              read, write",
+        "filename:         /srv/d0.img",
+        "direct:           true",
+    ];
+    assert_eq!(ran.out.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn each_verb_makes_the_call_that_spdk_has_for_it() {
+    let fake = fake();
+    let cases: &[(&[&str], &str, Value)] = &[
+        (&["disk", "create", "uring", "d1", "/srv/d1.img"], "bdev_uring_create", json!({"name": "d1", "filename": "/srv/d1.img"})),
+        (
+            &["disk", "create", "aio", "d1", "/srv/d1.img", "-b", "4K", "--readonly"],
+            "bdev_aio_create",
+            json!({"name": "d1", "filename": "/srv/d1.img", "block_size": 4096, "readonly": true}),
+        ),
+        (
+            &["disk", "create", "memory", "m0", "64M", "--uuid", "6d1f4c2a-0000-4000-8000-000000000001"],
+            "bdev_malloc_create",
+            json!({"name": "m0", "num_blocks": 131_072, "block_size": 512, "uuid": "6d1f4c2a-0000-4000-8000-000000000001"}),
+        ),
+        (
+            &["disk", "create", "null", "n1", "1G", "-b", "4096"],
+            "bdev_null_create",
+            json!({"name": "n1", "num_blocks": 262_144, "block_size": 4096}),
+        ),
+        (
+            &["disk", "create", "delay", "s0", "d0", "--read", "100us", "--read-p99", "5ms"],
+            "bdev_delay_create",
+            json!({
+                "name": "s0", "base_bdev_name": "d0", "avg_read_latency": 100, "p99_read_latency": 5000,
+                "avg_write_latency": 0, "p99_write_latency": 0,
+            }),
+        ),
+        (&["disk", "create", "error", "d0"], "bdev_error_create", json!({"base_name": "d0"})),
+        (&["disk", "delete", "d0"], "bdev_uring_delete", json!({"name": "d0"})),
+        (&["disk", "delete", "n0"], "bdev_null_delete", json!({"name": "n0"})),
+        (&["disk", "resize", "n0", "2G"], "bdev_null_resize", json!({"name": "n0", "new_size": 2048})),
+        (&["disk", "rescan", "d0"], "bdev_uring_rescan", json!({"name": "d0"})),
+        (
+            &["disk", "inject", "EE_d0", "read", "-n", "3"],
+            "bdev_error_inject_error",
+            json!({"name": "EE_d0", "io_type": "read", "error_type": "failure", "num": 3}),
+        ),
+        (
+            &["vhost", "create", "vm1", "d0", "--readonly", "--cpumask", "0x2"],
+            "vhost_create_blk_controller",
+            json!({"ctrlr": "vm1", "dev_name": "d0", "readonly": true, "cpumask": "0x2"}),
+        ),
+        (&["vhost", "delete", "vm0"], "vhost_delete_controller", json!({"ctrlr": "vm0"})),
+        (
+            &["vhost", "coalesce", "vm0", "20us"],
+            "vhost_controller_set_coalescing",
+            json!({"ctrlr": "vm0", "delay_base_us": 20, "iops_threshold": 60000}),
+        ),
+        (&["log-level", "debug"], "log_set_level", json!({"level": "DEBUG"})),
+        (&["stop", "--no-wait"], "spdk_kill_instance", json!({"sig_name": "SIGTERM"})),
+        (&["rpc", "some_method", r#"{"a": [1]}"#], "some_method", json!({"a": [1]})),
+        (&["rpc", "some_method"], "some_method", Value::Null),
+    ];
+    for (arguments, method, params) in cases {
+        assert_eq!(fake.only_call(arguments), ((*method).to_owned(), params.clone()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_relative_file_is_taken_from_the_callers_folder() {
+    let fake = fake();
+    let mut command = fake.command(&["disk", "create", "uring", "d1", "d1.img"]);
+    assert!(command.current_dir(fake.folder.path()).output().expect("it runs").status.success());
+    let (_, params) = fake.calls().remove(0);
+    let expected = fake.folder.path().join("d1.img");
+    assert_eq!(params["filename"].as_str(), expected.to_str());
+}
+
+#[test]
+fn a_new_controller_comes_with_the_options_for_qemu() {
+    let ran = fake().run(&["vhost", "create", "vm0", "d0"]);
+    assert!(ran.out.starts_with("created vm0 on d0\n"), "{}", ran.out);
+    assert!(ran.out.contains("-chardev socket,id=vm0,path=/run/spinel/vm0 -device vhost-user-blk-pci,chardev=vm0"), "{}", ran.out);
+}
+
+#[test]
+fn controllers_are_listed_in_a_table() {
+    let ran = fake().run(&["vhost", "ls"]);
+    let expected = "NAME DISK ACCESS GUESTS CORES SOCKET\nvm0 d0 read-only 1 0x3 /run/spinel/vm0\n";
+    assert_eq!(columns(&ran.out), columns(expected));
+}
+
+#[test]
+fn stats_show_each_operation_with_its_percentiles_where_there_are_any() {
+    let fake = fake();
+    let ran = fake.run(&["stats"]);
+    let expected = "\
+DISK OPERATION COUNT BYTES MEAN P50 P90 P99 P99.9 P99.99 MAX
+d0 read 1000 3.91 MiB 21 us 20 us 30 us 45.6 us 1.2 ms 1.3 ms 1.4 ms
+d0 write 0 0 B - - - - - - -
+d0 flush 7 - 21 us 20 us 30 us 45.6 us 1.2 ms 1.3 ms 1.4 ms
+n0 read 0 0 B - - - - - - -
+n0 write 1 512 B 3 us - - - - - -
+d0: 4 in flight, 2 errors (failed)
+";
+    assert_eq!(columns(&ran.out), columns(expected));
+    fake.calls();
+    fake.run(&["stats", "n0", "--reset"]);
+    assert_eq!(fake.calls(), [("bdev_get_iostat".into(), json!({"names": ["n0"], "reset_mode": "all"}))]);
+}
+
+#[test]
+fn cores_show_where_their_time_went_as_far_as_the_daemon_tells() {
+    let fake = fake();
+    fake.run(&["stats"]);
+    let ran = fake.run(&["cores"]);
+    let expected = "CORE THREAD BUSY SPIN SLEEP LOOPS\n0 77 10.0 % 30.0 % 60.0 % 12.3k\n5 - 100 % 0 % - -\n";
+    assert_eq!(columns(&ran.out), columns(expected));
+}
+
+#[test]
+fn rpc_reads_its_parameters_from_standard_input() {
+    let fake = fake();
+    let ran = fake.run_with_input(&["rpc", "some_method", "-"], "{\"name\":\n \"d0\"}\n");
+    assert_eq!((ran.code, ran.out.as_str()), (0, "true\n"));
+    assert_eq!(fake.calls(), [("some_method".into(), json!({"name": "d0"}))]);
+}
+
+#[test]
+fn the_version_is_the_programs_and_the_daemons() {
+    let ran = fake().run(&["version"]);
+    assert_eq!(ran.out, format!("spinelctl  {}\ndaemon     Spinel v9.8.7\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_and_manual_pages_need_no_daemon() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = spinelctl().args(["completion", shell]).output().expect("it runs");
+        assert!(script.status.success() && String::from_utf8_lossy(&script.stdout).contains("spinelctl"), "{shell}");
+    }
+    for (verb, expected) in [(&[][..], "Exit codes"), (&["disk", "create", "delay"], "read\\-p99"), (&["top"], "iterations")] {
+        let page = spinelctl().arg("man").args(verb).output().expect("it runs");
+        let text = String::from_utf8_lossy(&page.stdout).into_owned();
+        assert!(page.status.success() && text.contains(".TH") && text.contains(expected), "{verb:?}: {text}");
+    }
+    assert_eq!(spinelctl().args(["man", "no-such-verb"]).output().expect("it runs").status.code(), Some(2));
+}
+
+#[test]
+fn the_socket_is_taken_from_the_environment_where_none_is_named() {
+    let fake = fake();
+    let ran = spinelctl().arg("log-level").env("SPINEL_RPC_SOCKET", &fake.path).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "NOTICE\n");
+}
