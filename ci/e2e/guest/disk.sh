@@ -80,6 +80,12 @@ comes_back() {
     echo "$virtio" >$driver/unbind && echo "$virtio" >$driver/bind && [ -b "$1" ]
 }
 
+# write_cache DEVICE TYPE   the driver sets the disk's write cache, and reads it so
+write_cache() {
+    type=/sys/block/${1#/dev/}/cache_type
+    echo "$2" >"$type" && [ "$(cat "$type")" = "$2" ]
+}
+
 # served NAME BLOCK_BYTES NUMBER   everything above, on one disk
 served() {
     name=$1 device=$(disk "$3")
@@ -91,12 +97,14 @@ served() {
         verify "$device" --bsrange="$2-256k" --blockalign="$2" --size=16M --offset=64M
     discarded "$name" "$device"
     file_system "$name" "$device"
+    claim "$name: the write cache is turned off" write_cache "$device" "write through"
+    claim "$name: and on" write_cache "$device" "write back"
     claim "$name: the driver leaves and returns" comes_back "$device"
     claim "$name: and the disk still verifies" verify "$(disk "$3")" --bs=4k --size=2M
 }
 
-# readonly NUMBER   a disk of random data that takes no write
-readonly() {
+# takes_no_write NUMBER   a disk of random data that takes no write
+takes_no_write() {
     device=$(disk "$1")
     claim "readonly: the disk says so" [ "$(cat "/sys/block/${device#/dev/}/ro")" = 1 ]
     claim "readonly: it is read" reads "$device" 0 1

@@ -41,7 +41,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     let kept = bench.disk_file("readonly");
     std::fs::write(&kept, vec![0x5a; 1 << 20])?;
     daemon.call("bdev_uring_create", json!({"filename": kept, "name": "readonly", "block_size": 512}))?;
-    disks.add(&mut daemon, "readonly", true, "readonly")?;
+    disks.add(&mut daemon, "readonly", true, "takes_no_write")?;
 
     let script = format!("{DISK}\n{}conclude\n", disks.script);
     // As many processors as queues: with fewer, the guest's driver uses fewer.

@@ -59,38 +59,35 @@ fn case_named(name: &str) -> Result<Case, String> {
 
 pub(crate) fn run(project: &Project, options: &Options) -> Result<ExitCode, Failure> {
     let wanted = |part: &Part| options.only.is_empty() || options.only.contains(part);
-    let parts: Vec<Part> = Part::value_variants().iter().copied().filter(wanted).collect();
-    if parts.contains(&Part::Guests) {
-        bed::agree(options.yes)?;
-    }
+    // Asked first, so that nobody has to wait for the question; a refusal fails the guests' part alone.
+    let agreed = wanted(&Part::Guests).then(|| bed::agree(options.yes));
     let whole = Stopwatch::start();
     let logs = project.fresh_folder("test")?;
-    let mut rows = Vec::new();
-    for part in parts {
-        match part {
-            Part::Guests => rows.extend(guests(project, &logs, &options.case)),
-            part => rows.push(cargo_part(project, &logs, part)),
-        }
+    let parts = Part::value_variants().iter().copied().filter(wanted);
+    let mut rows: Vec<Row> = parts.filter_map(|part| cargo_part(project, &logs, part)).collect();
+    if let Some(agreed) = agreed {
+        rows.extend(guests(project, &logs, agreed, &options.case));
     }
     summarise(&rows, whole.elapsed(), &logs);
     let failed = rows.iter().any(|row| row.outcome == Outcome::Failed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A part that is one call of cargo.
-fn cargo_part(project: &Project, logs: &Path, part: Part) -> Row {
-    let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    let log = logs.join(format!("{name}.log"));
+/// A part that is one call of cargo; the guests are not.
+fn cargo_part(project: &Project, logs: &Path, part: Part) -> Option<Row> {
     let (arguments, environment): (&[&str], &[_]) = match part {
         Part::Format => (&["fmt", "--all", "--check"], &[]),
         Part::Lints => (&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
+        Part::Tests => (&["test", "--workspace", "--no-fail-fast"], &[]),
         Part::Docs => (&["doc", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "-D warnings")]),
-        Part::Tests | Part::Guests => (&["test", "--workspace", "--no-fail-fast"], &[]),
+        Part::Guests => return None,
     };
-    row(&name, |step| {
+    let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let log = logs.join(format!("{name}.log"));
+    Some(row(&name, |step| {
         project.cargo(arguments, environment, &log, step)?;
         Ok(if part == Part::Tests { count_tests(&log) } else { String::new() })
-    })
+    }))
 }
 
 /// Runs one line's work, shows it, and says at once what failed.
@@ -115,9 +112,10 @@ fn count_tests(log: &Path) -> String {
 }
 
 /// The guest tests, one row a case.
-fn guests(project: &Project, logs: &Path, chosen: &[Case]) -> Vec<Row> {
+fn guests(project: &Project, logs: &Path, agreed: Result<(), Failure>, chosen: &[Case]) -> Vec<Row> {
     let mut bench = None;
     let ready = row("guests' testbed", |step| {
+        agreed?;
         let sockets = bed::sockets()?;
         let maker = bed::ready(project, &logs.join("fetch.log"), sockets.path(), step)?;
         let programs = project.build_programs(&logs.join("build.log"), step)?;
