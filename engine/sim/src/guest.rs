@@ -36,6 +36,8 @@ pub struct Layout {
 pub struct SimGuest {
     layout: Layout,
     region: Arc<Region>,
+    /// Where its memory begins, from [`GUEST_BASE`] and [`USER_BASE`].
+    shift: u64,
     /// flags, idx, ring[size], used_event.
     pub available: Array<u16>,
     /// flags, idx.
@@ -119,6 +121,15 @@ impl SimGuest {
     /// If the region is too small.
     #[must_use]
     pub fn new(region: Arc<Region>, layout: Layout) -> Self {
+        Self::shifted(region, layout, 0)
+    }
+
+    /// The same with its memory `shift` bytes further on in both address spaces: one of several queues.
+    ///
+    /// # Panics
+    /// If the region is too small.
+    #[must_use]
+    pub fn shifted(region: Arc<Region>, layout: Layout, shift: u64) -> Self {
         assert!(region.len_bytes() >= Self::memory_bytes(layout), "the region is too small for this layout");
         let size = u32::from(layout.size);
         let available_at = whole(16 * u64::from(size));
@@ -137,6 +148,7 @@ impl SimGuest {
             kicked: 0,
             layout,
             region,
+            shift,
         }
     }
 
@@ -147,7 +159,8 @@ impl SimGuest {
     #[must_use]
     pub fn map(&self) -> GuestMap {
         let mut map = GuestMap::default();
-        map.add(GuestRange { guest: GUEST_BASE, user: USER_BASE, region: Arc::clone(&self.region) }).expect("one range");
+        let range = GuestRange { guest: GUEST_BASE + self.shift, user: USER_BASE + self.shift, region: Arc::clone(&self.region) };
+        map.add(range).expect("one range");
         map
     }
 
@@ -162,7 +175,8 @@ impl SimGuest {
     pub fn addresses(&self) -> [u64; 3] {
         let size = u64::from(self.layout.size);
         let available = whole(16 * size);
-        [USER_BASE, USER_BASE + available, USER_BASE + available + whole(6 + 2 * size)]
+        let user = USER_BASE + self.shift;
+        [user, user + available, user + available + whole(6 + 2 * size)]
     }
 
     fn meta_at(&self, head: u16) -> u64 {
@@ -211,7 +225,7 @@ impl SimGuest {
                 entries.set(u32::try_from(at).expect("small"), [address, rest | next]);
             }
             let len_bytes = 16 * (u64::from(pieces) + 2);
-            self.descriptors.set(u32::from(head), [GUEST_BASE + meta + TABLE_AT, len_bytes | (4 << 32)]);
+            self.descriptors.set(u32::from(head), [GUEST_BASE + self.shift + meta + TABLE_AT, len_bytes | (4 << 32)]);
             self.free.pop();
         } else {
             let chain: Vec<[u64; 2]> = chain.collect();
@@ -228,7 +242,7 @@ impl SimGuest {
     /// Descriptor `at` of a request without its NEXT flag: header, data in pieces, status.
     fn buffer(&self, head: u16, request: GuestRequest, at: u16) -> [u64; 2] {
         const DEVICE_WRITES: u64 = 2 << 32;
-        let meta = GUEST_BASE + self.meta_at(head);
+        let meta = GUEST_BASE + self.shift + self.meta_at(head);
         if at == 0 {
             return [meta, 16];
         }
@@ -239,7 +253,7 @@ impl SimGuest {
         let from = each * u32::from(at - 1);
         let len_bytes = if at == request.pieces { request.len_bytes - from } else { each };
         let flags = if request.device_writes { DEVICE_WRITES } else { 0 };
-        [GUEST_BASE + self.data_at(head) + u64::from(from), u64::from(len_bytes) | flags]
+        [GUEST_BASE + self.shift + self.data_at(head) + u64::from(from), u64::from(len_bytes) | flags]
     }
 
     /// Puts any head into the available ring, valid or not.

@@ -79,13 +79,12 @@ impl Rig {
         self.core.flush();
         let now = self.clock.now();
         self.core.sleep(until, now);
-        match self.bed.reason() {
-            Some(Reason::Time(instant)) => self.clock.jump_to(instant),
-            Some(Reason::Signal) => {}
-            None => return Err(LostWakeUp { at: now }),
-        }
+        let reason = self.bed.reason();
         self.bed.wake();
-        Ok(())
+        if let Some(Reason::Time(instant)) = reason {
+            self.clock.jump_to(instant);
+        }
+        reason.map(|_| ()).ok_or(LostWakeUp { at: now })
     }
 
     /// A piece of the memory.
