@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 use spinel_core::Mailbox;
 use spinel_mem::Region;
@@ -190,7 +190,9 @@ impl Controller {
             poke: Arc::clone(&shared.poke),
             name: name.clone(),
         });
-        let (commands, received) = bounded(4);
+        // Without a bound, because only then are commands that came too late dropped with the receiver, and their replies with
+        // them. Each caller waits for its own.
+        let (commands, received) = unbounded();
         let worker = Worker::new(served, Arc::clone(&shared), received, pinner);
         let thread = std::thread::Builder::new().name(format!("vhost-{name}")).spawn(move || worker.run(listener));
         let thread = Locked::new(Some(thread.map_err(system("starting a thread"))?));
