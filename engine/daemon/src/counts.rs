@@ -137,6 +137,11 @@ impl Counts {
 }
 
 impl Report {
+    /// Whether nothing was ever counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.in_flight == 0 && self.now.ops.iter().all(|op| op.ops() == 0)
+    }
+
     /// The counts of one operation.
     pub(crate) fn of(&self, op: OpKind) -> Counted {
         let (now, zero) = (self.now.of(op), self.zero.of(op));

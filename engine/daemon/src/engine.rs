@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use spinel_control::methods::Phase;
+use spinel_core::Command;
 use spinel_reactor::{Clock, Handle, ReactorConfig, StartError};
 use spinel_vhost::Pin;
 
@@ -76,6 +77,13 @@ impl Engine {
     /// The cores it runs on.
     pub(crate) fn cores(&self) -> CoreList {
         CoreList::of(self.reactors.iter().map(|reactor| reactor.mailbox().core().0.into())).expect("it runs on one at least")
+    }
+
+    /// Lets every core take a turn, so that it sees what was changed from here.
+    pub(crate) fn wake(&self) {
+        for reactor in &self.reactors {
+            reactor.mailbox().post(Command::Visit(Box::new(|_| ())));
+        }
     }
 
     /// The log.

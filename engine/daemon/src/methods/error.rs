@@ -131,5 +131,6 @@ pub(super) fn resume_pending(engine: &Engine, params: Option<&Value>) -> Answer 
         return Err(wrong_kind(bdev, "it holds no requests back"));
     };
     device.resume_pending();
+    engine.wake();
     Ok(true.into())
 }

@@ -7,6 +7,7 @@ use spinel_core::OpKind;
 
 use super::Answer;
 use crate::counts::{Counted, Report, Reset};
+use crate::disks::Bdev;
 use crate::engine::{Engine, TICK_RATE};
 
 /// How many names a call may give, as in SPDK.
@@ -45,7 +46,7 @@ pub(super) fn get(engine: &Engine, params: Option<&Value>) -> Answer {
     let mut disks = engine.disks();
     if asked.per_channel {
         return match names.as_deref() {
-            Some([name]) => Ok(json!({"tick_rate": TICK_RATE, "ticks": engine.ticks(), "name": disks.bdev(name)?.name, "channels": []})),
+            Some([name]) => per_channel(engine, disks.bdev_mut(name)?, asked.reset_mode),
             _ => Err(params::refuse("per_channel", true, "false, unless 'names' names one bdev")),
         };
     }
@@ -57,7 +58,7 @@ pub(super) fn get(engine: &Engine, params: Option<&Value>) -> Answer {
     let mut bdevs = Vec::new();
     for name in names {
         let report = disks.bdev_mut(&name)?.counts.report(asked.reset_mode);
-        bdevs.push(describe(name, &report));
+        bdevs.push(describe(("name", name.into()), &report));
     }
     Ok(json!({"tick_rate": TICK_RATE, "ticks": engine.ticks(), "bdevs": bdevs}))
 }
@@ -81,9 +82,19 @@ pub(super) fn reset(engine: &Engine, params: Option<&Value>) -> Answer {
     Ok(true.into())
 }
 
-fn describe(name: String, report: &Report) -> Value {
+/// The counts by thread. They are not kept by core, so this is for a daemon that has one.
+fn per_channel(engine: &Engine, bdev: &mut Bdev, reset: Reset) -> Answer {
+    if engine.reactors().len() > 1 {
+        return Err(params::refuse("per_channel", true, "false, because counts are not kept by core; a daemon on one core answers"));
+    }
+    let report = bdev.counts.report(reset);
+    let channels = if report.is_empty() { json!([]) } else { json!([describe(("thread_id", 1.into()), &report)]) };
+    Ok(json!({"tick_rate": TICK_RATE, "ticks": engine.ticks(), "name": bdev.name, "channels": channels}))
+}
+
+fn describe((name, value): (&str, Value), report: &Report) -> Value {
     let mut all = Map::new();
-    all.insert("name".into(), name.into());
+    all.insert(name.into(), value);
     for (op, [bytes, ops, latency]) in SPDK_NAMES {
         let counted = report.of(op);
         all.insert(bytes.into(), counted.bytes.into());

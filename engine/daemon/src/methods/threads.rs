@@ -24,7 +24,7 @@ fn thread(index: usize, reactor: &Handle) -> (String, usize, String) {
 pub(super) fn reactors(engine: &Engine, params: Option<&Value>) -> Answer {
     params::none(params)?;
     let describe = |(index, reactor): (usize, &Handle)| {
-        let usage = reactor.meter().usage();
+        let usage = reactor.usage();
         let (name, id, mask) = thread(index, reactor);
         json!({
             "lcore": reactor.mailbox().core().0,
@@ -52,7 +52,7 @@ pub(super) fn reactors(engine: &Engine, params: Option<&Value>) -> Answer {
 pub(super) fn stats(engine: &Engine, params: Option<&Value>) -> Answer {
     params::none(params)?;
     let describe = |(index, reactor): (usize, &Handle)| {
-        let usage = reactor.meter().usage();
+        let usage = reactor.usage();
         let (name, id, mask) = thread(index, reactor);
         json!({
             "name": name,

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod guest;
 mod harness;
 mod hostile;
 mod process;
 mod refusals;
 mod saving;
+mod served;
