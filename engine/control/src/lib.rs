@@ -9,6 +9,7 @@ pub mod params;
 pub mod server;
 pub mod socket;
 
+mod connection;
 mod error;
 mod request;
 mod split;
@@ -28,9 +29,11 @@ pub trait Service: Send + Sync {
     /// an array; [`params::parse`] turns it into a typed value.
     fn call(&self, method: &str, params: Option<&Value>) -> Result<Value, RpcError>;
 
-    /// For how long a call that was just refused is made again, every few milliseconds and from
-    /// the start, before the refusal is sent: for methods that wait until something is there. Other
-    /// clients are served meanwhile. A call in a batch is not repeated.
+    /// For how long a call that was just refused waits to succeed after all: it is made again, from
+    /// the start, whenever another call has succeeded, and the refusal is sent only when this time
+    /// is over. For methods that wait until something is there which other calls bring about. Other
+    /// clients are served meanwhile. A call in a batch does not wait, nor does one of a client that
+    /// has said it sends no more.
     fn patience(&self, method: &str, params: Option<&Value>) -> Duration {
         let _ = (method, params);
         Duration::ZERO

@@ -21,6 +21,8 @@ pub(crate) struct Answer {
     pub(crate) close: bool,
     /// For how long the call, which was refused, is to be made again before this is sent.
     pub(crate) patience: Duration,
+    /// At least one call has succeeded, and so may have changed something.
+    pub(crate) has_succeeded: bool,
 }
 
 impl Answer {
@@ -37,85 +39,102 @@ impl Answer {
     fn last(error: &RpcError) -> Self {
         let mut reply = error_text(None, error);
         reply.push(b'\n');
-        Self { reply: Some(reply), close: true, patience: Duration::ZERO }
+        Self { reply: Some(reply), close: true, patience: Duration::ZERO, has_succeeded: false }
     }
 }
 
 /// Runs what `text` asks for: one request object, or an array of them in their order.
 pub(crate) fn answer(service: &dyn Service, text: &[u8]) -> Answer {
-    let mut patience = Duration::ZERO;
-    let answered = if text.first() == Some(&b'[') {
-        answer_batch(service, text)
-    } else {
-        serde_json::from_slice::<&RawValue>(text).map(|request| answer_one(service, request, &mut patience))
-    };
+    let mut run = Run { service, patience: Duration::ZERO, has_succeeded: false };
+    let is_batch = text.first() == Some(&b'[');
+    let answered = if is_batch { run.batch(text) } else { serde_json::from_slice::<&RawValue>(text).map(|request| run.one(request)) };
     match answered {
         Ok(mut reply) => {
             if let Some(reply) = &mut reply {
                 reply.push(b'\n');
             }
-            Answer { reply, close: false, patience }
+            // Made again, a batch would repeat what has succeeded in it.
+            let patience = if is_batch { Duration::ZERO } else { run.patience };
+            Answer { reply, close: false, patience, has_succeeded: run.has_succeeded }
         }
         Err(error) => Answer::unreadable(format!("the request is not JSON: {error}")),
     }
 }
 
-fn answer_batch(service: &dyn Service, text: &[u8]) -> Result<Option<Vec<u8>>, serde_json::Error> {
-    let requests: Vec<&RawValue> = serde_json::from_slice(text)?;
-    if requests.is_empty() || requests.len() > BATCH_MAX {
-        let error = RpcError::invalid_request(format!("the batch holds {} requests; it must hold 1 to {BATCH_MAX}", requests.len()));
-        return Ok(Some(error_text(None, &error)));
-    }
-    let mut replies = Vec::new();
-    for request in requests {
-        if let Some(reply) = answer_one(service, request, &mut Duration::default()) {
-            replies.push(if replies.is_empty() { b'[' } else { b',' });
-            replies.extend_from_slice(&reply);
-        }
-    }
-    if replies.is_empty() {
-        return Ok(None);
-    }
-    replies.push(b']');
-    Ok(Some(replies))
+/// The requests of one text being run.
+struct Run<'a> {
+    service: &'a dyn Service,
+    /// The last refused call's; see [`Answer`].
+    patience: Duration,
+    has_succeeded: bool,
 }
 
-fn answer_one(service: &dyn Service, request: &RawValue, patience: &mut Duration) -> Option<Vec<u8>> {
-    let members = match serde_json::from_str::<Members<'_>>(request.get()) {
-        Ok(members) => members,
-        Err(error) => {
-            let error = RpcError::invalid_request(format!("the request is malformed: {error}"));
-            return Some(error_text(None, &error));
+impl Run<'_> {
+    fn batch(&mut self, text: &[u8]) -> Result<Option<Vec<u8>>, serde_json::Error> {
+        let requests: Vec<&RawValue> = serde_json::from_slice(text)?;
+        if requests.is_empty() || requests.len() > BATCH_MAX {
+            let error = RpcError::invalid_request(format!("the batch holds {} requests; it must hold 1 to {BATCH_MAX}", requests.len()));
+            return Ok(Some(error_text(None, &error)));
         }
-    };
-    let id = match members.checked_id() {
-        Ok(id) => id,
-        Err(error) => return Some(error_text(None, &error)),
-    };
-    let (method, params) = match members.call() {
-        Ok(call) => call,
-        // Without a well-formed call this is no notification, so it is answered.
-        Err(error) => return Some(error_text(id, &error)),
-    };
-    let result = run(service, &method, params.as_ref());
-    if let Err(error) = &result {
-        *patience = service.patience(&method, params.as_ref());
-        tracing::info!(method, code = error.code, "refused: {}", error.message);
+        let mut replies = Vec::new();
+        for request in requests {
+            if let Some(reply) = self.one(request) {
+                replies.push(if replies.is_empty() { b'[' } else { b',' });
+                replies.extend_from_slice(&reply);
+            }
+        }
+        if replies.is_empty() {
+            return Ok(None);
+        }
+        replies.push(b']');
+        Ok(Some(replies))
     }
-    // A request without an id is a notification: it gets no reply, not even an error.
-    let id = id?;
-    Some(match result {
-        Ok(value) => result_text(id, &value),
-        Err(error) => error_text(Some(id), &error),
-    })
-}
 
-/// A panic in a method must not take the disks of every guest with it: it is reported as our own
-/// fault, and the thread goes on. The panic hook has told where by then.
-fn run(service: &dyn Service, method: &str, params: Option<&Value>) -> Result<Value, RpcError> {
-    catch_unwind(AssertUnwindSafe(|| service.call(method, params))).unwrap_or_else(|_| {
-        Err(RpcError::internal(format!("method '{method}' failed by a fault of the server's own; its log has the details")))
-    })
+    fn one(&mut self, request: &RawValue) -> Option<Vec<u8>> {
+        let members = match serde_json::from_str::<Members<'_>>(request.get()) {
+            Ok(members) => members,
+            Err(error) => {
+                let error = RpcError::invalid_request(format!("the request is malformed: {error}"));
+                return Some(error_text(None, &error));
+            }
+        };
+        let id = match members.checked_id() {
+            Ok(id) => id,
+            Err(error) => return Some(error_text(None, &error)),
+        };
+        let (method, params) = match members.call() {
+            Ok(call) => call,
+            // Without a well-formed call this is no notification, so it is answered.
+            Err(error) => return Some(error_text(id, &error)),
+        };
+        let result = self.call(&method, params.as_ref());
+        // A request without an id is a notification: it gets no reply, not even an error.
+        let id = id?;
+        Some(match result {
+            Ok(value) => result_text(id, &value),
+            Err(error) => error_text(Some(id), &error),
+        })
+    }
+
+    /// A panic in a method must not take the disks of every guest with it: it is reported as our
+    /// own fault, and the thread goes on. The panic hook has told where by then.
+    fn call(&mut self, method: &str, params: Option<&Value>) -> Result<Value, RpcError> {
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            let result = self.service.call(method, params);
+            let patience = if result.is_err() { self.service.patience(method, params) } else { Duration::ZERO };
+            (result, patience)
+        }));
+        let (result, patience) = called.unwrap_or_else(|_| {
+            let message = format!("method '{method}' failed by a fault of the server's own; its log has the details");
+            (Err(RpcError::internal(message)), Duration::ZERO)
+        });
+        self.patience = patience;
+        self.has_succeeded |= result.is_ok();
+        if let (Err(error), true) = (&result, patience.is_zero()) {
+            tracing::info!(method, code = error.code, "refused: {}", error.message);
+        }
+        result
+    }
 }
 
 fn result_text(id: &RawValue, result: &Value) -> Vec<u8> {

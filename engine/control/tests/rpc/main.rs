@@ -3,4 +3,5 @@
 mod hostile;
 mod served;
 mod socket;
+mod waiting;
 mod wire;

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(crate) struct Methods {
     /// How many calls have begun.
     pub(crate) calls: AtomicUsize,
+    /// Whether "bring" has been called, for which "late" and "impatient" wait.
+    pub(crate) is_brought: AtomicBool,
     /// Where "wait" stands until the test comes to it as well, twice: on entering and leaving.
     pub(crate) gate: Barrier,
 }
@@ -30,9 +32,23 @@ impl Service for Methods {
                 self.gate.wait();
                 Ok(json!("waited"))
             }
+            "bring" => {
+                self.is_brought.store(true, Ordering::SeqCst);
+                Ok(json!(true))
+            }
+            "late" | "impatient" if self.is_brought.load(Ordering::SeqCst) => Ok(json!("here")),
+            "late" | "impatient" => Err(RpcError::errno(-19, "not here yet")),
             "panic" => panic!("a test panics in a method"),
             "busy" => Err(RpcError::errno(-16, "the disk is in use")),
             _ => Err(RpcError::method_not_found(method)),
+        }
+    }
+
+    fn patience(&self, method: &str, _: Option<&Value>) -> Duration {
+        match method {
+            "late" => Duration::MAX,
+            "impatient" => Duration::from_millis(1),
+            _ => Duration::ZERO,
         }
     }
 }
@@ -48,7 +64,7 @@ pub(crate) struct Served {
 pub(crate) fn serve() -> Served {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("rpc.sock");
-    let methods = Arc::new(Methods { calls: AtomicUsize::new(0), gate: Barrier::new(2) });
+    let methods = Arc::new(Methods { calls: AtomicUsize::new(0), is_brought: AtomicBool::new(false), gate: Barrier::new(2) });
     let listener = socket::bind(&path).expect("a socket");
     let handle = server::start(listener, Arc::clone(&methods) as Arc<dyn Service>).expect("a server");
     Served { path, methods, handle, folder }
