@@ -154,7 +154,8 @@ fn the_rings_survive_their_indexes_wrapping() {
 fn every_broken_rule_costs_the_queue_and_is_named() {
     let direct = Layout { indirect: false, ..LAYOUT };
     type Break = fn(&mut Bench, u16);
-    let cases: [(Layout, Break, fn(RingFault) -> bool); 11] = [
+    type Expected = fn(RingFault) -> bool;
+    let cases: [(Layout, Break, Expected); 11] = [
         (LAYOUT, |b, _| b.guest.offer(64), |f| matches!(f, RingFault::DescriptorIndex(64))),
         (LAYOUT, |b, head| b.guest.offer(head), |f| matches!(f, RingFault::HeadInFlight(_))),
         (LAYOUT, |b, _| (0..100).for_each(|_| b.guest.offer(0)), |f| matches!(f, RingFault::AvailableIndex { .. })),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::histogram::{BUCKETS, Histogram, bump};
 use crate::request::{OPS, OpKind};
+use crate::units::Instant;
 
 #[derive(Debug, Default)]
 struct PerOp {
@@ -173,6 +174,8 @@ pub struct CoreMeter {
     turns: AtomicU64,
     sleeps: AtomicU64,
     pollers: AtomicU64,
+    /// When the sleep that lasts now began; zero while awake.
+    asleep_since: AtomicU64,
 }
 
 /// Where one core's time went, at one moment.
@@ -203,13 +206,20 @@ impl CoreMeter {
         self.pollers.store(more.pollers, Ordering::Relaxed);
     }
 
-    /// What it says now.
+    /// The core falls asleep, or with `None` wakes, so that a sleep shows while it lasts.
+    pub fn set_asleep(&self, since: Option<Instant>) {
+        self.asleep_since.store(since.map_or(0, |since| since.ns), Ordering::Relaxed);
+    }
+
+    /// Where its time went up to `now`, a sleep that lasts still included.
     #[must_use]
-    pub fn usage(&self) -> CoreUsage {
+    pub fn usage(&self, now: Instant) -> CoreUsage {
+        let asleep_since = self.asleep_since.load(Ordering::Relaxed);
+        let dozing_ns = if asleep_since == 0 { 0 } else { now.ns.saturating_sub(asleep_since) };
         CoreUsage {
             busy_ns: self.busy_ns.load(Ordering::Relaxed),
             spin_ns: self.spin_ns.load(Ordering::Relaxed),
-            sleep_ns: self.sleep_ns.load(Ordering::Relaxed),
+            sleep_ns: self.sleep_ns.load(Ordering::Relaxed) + dozing_ns,
             turns: self.turns.load(Ordering::Relaxed),
             sleeps: self.sleeps.load(Ordering::Relaxed),
             pollers: self.pollers.load(Ordering::Relaxed),
@@ -220,6 +230,16 @@ impl CoreMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sleep_shows_while_it_lasts() {
+        let meter = CoreMeter::default();
+        meter.add(CoreUsage { sleep_ns: 5, ..CoreUsage::default() });
+        meter.set_asleep(Some(Instant { ns: 100 }));
+        assert_eq!(meter.usage(Instant { ns: 130 }).sleep_ns, 35);
+        meter.set_asleep(None);
+        assert_eq!(meter.usage(Instant { ns: 130 }).sleep_ns, 5);
+    }
 
     #[test]
     fn counts_of_a_queue_that_ended_are_kept_once() {

@@ -76,10 +76,10 @@ impl Handle {
         &self.mailbox
     }
 
-    /// Where its time goes.
+    /// Where its time went up to now. Does not wake it.
     #[must_use]
-    pub fn meter(&self) -> &Arc<CoreMeter> {
-        &self.meter
+    pub fn usage(&self) -> CoreUsage {
+        self.meter.usage(Clock::system().now())
     }
 
     /// The thread's id in the operating system.
@@ -188,7 +188,9 @@ impl Loop {
             let from = self.clock.now();
             self.unpublished.spin_ns += from.since_ns(self.since);
             self.publish();
+            self.meter.set_asleep(Some(from));
             self.reactor.sleep(until, from);
+            self.meter.set_asleep(None);
             self.since = self.clock.now();
             self.unpublished.sleep_ns += self.since.since_ns(from);
             self.unpublished.sleeps += 1;
