@@ -291,3 +291,106 @@ impl Checker {
         self.checked.cuts += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spinel_core::Features;
+
+    fn checker(write_cache: bool) -> Checker {
+        let geometry = Geometry {
+            block_bytes: 512,
+            block_count: 16,
+            memory_align_bytes: 1,
+            segments_max: 8,
+            transfer_max_bytes: 1 << 16,
+            physical_block_bytes: 512,
+            write_cache,
+            read_only: false,
+            features: Features::default(),
+        };
+        Checker::new(3, &geometry)
+    }
+
+    /// Writes four blocks from 4 and answers their bytes.
+    fn write(checker: &mut Checker, status: Status) -> Vec<u8> {
+        let (write, bytes) = checker.begin_write(1, Lba(4), 4, false);
+        checker.end_write(write, status);
+        bytes
+    }
+
+    fn read(checker: &mut Checker, bytes: &[u8]) -> Result<(), (u64, Wrong)> {
+        let blocks = u32::try_from(bytes.len() / SECTOR_BYTES).unwrap();
+        let read = checker.begin_read(Lba(4), blocks);
+        checker.end_read(read, Status::Ok, bytes).map_err(|violation| (violation.sector, violation.wrong))
+    }
+
+    #[test]
+    fn each_violation_is_called_by_its_name() {
+        let mut judge = checker(true);
+        let old = write(&mut judge, Status::Ok);
+        let new = write(&mut judge, Status::Ok);
+        assert_eq!(read(&mut judge, &old), Err((4, Wrong::Lost)), "acknowledged, and never seen");
+        let half = [&new[..1024], &old[1024..]].concat();
+        assert_eq!(read(&mut judge, &half), Err((6, Wrong::Torn)), "half of it has been seen now");
+        assert_eq!(read(&mut judge, &old), Err((4, Wrong::Stale)), "the new was read before");
+        assert_eq!(read(&mut judge, &[0; 512]), Err((4, Wrong::Stale)));
+        let shifted = [&new[512..1024], &new[512..]].concat();
+        assert_eq!(read(&mut judge, &shifted), Err((4, Wrong::Misdirected { lba: 5 })));
+        assert_eq!(read(&mut judge, &[0xa5; 512]), Err((4, Wrong::Strange)));
+        let (_, foreign) = Checker { volume: 4, ..checker(true) }.begin_write(1, Lba(4), 1, false);
+        assert_eq!(read(&mut judge, &foreign), Err((4, Wrong::Foreign { volume: 4 })));
+        assert_eq!(read(&mut judge, &new), Ok(()));
+        let mut fresh = checker(true);
+        write(&mut fresh, Status::Ok);
+        assert_eq!(read(&mut fresh, &[0; 512]), Err((4, Wrong::Uninitialised)));
+    }
+
+    #[test]
+    fn a_flush_makes_stable_what_ended_before_it_began() {
+        for (flush_status, survives) in [(Status::Ok, true), (Status::Medium, false)] {
+            let mut judge = checker(true);
+            let bytes = write(&mut judge, Status::Ok);
+            let flush = judge.begin_flush();
+            judge.end_flush(flush, flush_status);
+            judge.cut_power();
+            assert_eq!(read(&mut judge, &[0; 512]).is_err(), survives);
+            assert_eq!(read(&mut judge, &bytes).is_ok(), survives, "the read before has pinned the zeroes");
+        }
+    }
+
+    #[test]
+    fn without_a_cache_everything_acknowledged_stays() {
+        let mut judge = checker(false);
+        write(&mut judge, Status::Ok);
+        judge.cut_power();
+        assert_eq!(read(&mut judge, &[0; 512]), Err((4, Wrong::Uninitialised)));
+    }
+
+    #[test]
+    fn a_failed_write_is_there_or_not_but_does_not_change_its_mind() {
+        let mut judge = checker(true);
+        let old = write(&mut judge, Status::Ok);
+        let failed = write(&mut judge, Status::Medium);
+        let half = [&failed[..1024], &old[1024..]].concat();
+        assert_eq!(read(&mut judge, &half), Ok(()), "each sector for itself");
+        assert_eq!(read(&mut judge, &half), Ok(()));
+        assert_eq!(read(&mut judge, &failed), Err((6, Wrong::Stale)), "it had settled when the error was returned");
+    }
+
+    #[test]
+    fn a_failed_read_is_not_looked_at_and_everything_is_counted() {
+        let mut judge = checker(true);
+        let bytes = write(&mut judge, Status::Ok);
+        let failed = judge.begin_read(Lba(4), 4);
+        judge.end_read(failed, Status::Medium, &[]).unwrap();
+        read(&mut judge, &bytes).unwrap();
+        let flush = judge.begin_flush();
+        judge.end_flush(flush, Status::Ok);
+        let zeroes = judge.begin_zeroes(Lba(4), 2, false);
+        judge.end_write(zeroes, Status::Ok);
+        read(&mut judge, &[0; 1024]).unwrap();
+        judge.cut_power();
+        assert_eq!(judge.checked(), Checked { sectors_read: 6, stamps_read: 4, writes: 2, flushes: 1, failures: 1, cuts: 1 });
+    }
+}

@@ -239,3 +239,191 @@ impl Register {
         self.base = Base { values, since: now, alive: now };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CACHED: Stability = Stability { always: false, flushed: 0 };
+
+    /// One operation of a history, by what it did and when.
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        /// A write of stamp `0`, acknowledged or failed.
+        Write(u64, bool),
+        Zeroes,
+        /// A read that returned stamp `0`, or zeroes for `None`.
+        Read(Option<u64>),
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Step {
+        act: Act,
+        begin: Tick,
+        end: Tick,
+    }
+
+    fn value(stamp: Option<u64>) -> Value {
+        stamp.map_or(Value::Zeroes, Value::Stamp)
+    }
+
+    /// Whether the register accepts every read of a history.
+    fn accepts(history: &[Step]) -> bool {
+        let mut register = Register::new();
+        let mut moments: Vec<(Tick, usize, bool)> =
+            history.iter().enumerate().flat_map(|(index, step)| [(step.begin, index, true), (step.end, index, false)]).collect();
+        moments.sort_unstable();
+        moments.into_iter().all(|(now, index, begins)| {
+            let name = 1000 + u64::try_from(index).unwrap();
+            match (history[index].act, begins) {
+                (Act::Write(stamp, _), true) => register.begin_write(stamp, Value::Stamp(stamp), false, now),
+                (Act::Zeroes, true) => register.begin_write(name, Value::Zeroes, false, now),
+                (Act::Write(stamp, true), false) => register.end_write(stamp, End::Done(now), 0, CACHED),
+                (Act::Write(stamp, false), false) => register.end_write(stamp, End::Failed(now), 0, CACHED),
+                (Act::Zeroes, false) => register.end_write(name, End::Done(now), 0, CACHED),
+                (Act::Read(_), true) => {}
+                (Act::Read(stamp), false) => return register.end_read(value(stamp), history[index].begin, now).is_ok(),
+            }
+            true
+        })
+    }
+
+    /// Whether some order of the operations that respects time explains every read; tries them all.
+    fn has_an_order(left: &[Step], holds: Option<u64>) -> bool {
+        let Some(first_end) = left.iter().map(|step| step.end).min() else { return true };
+        left.iter().enumerate().filter(|(_, step)| step.begin <= first_end).any(|(index, step)| {
+            let rest: Vec<Step> = left.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, step)| *step).collect();
+            match step.act {
+                Act::Read(stamp) => stamp == holds && has_an_order(&rest, holds),
+                Act::Zeroes => has_an_order(&rest, None),
+                Act::Write(stamp, true) => has_an_order(&rest, Some(stamp)),
+                Act::Write(stamp, false) => has_an_order(&rest, Some(stamp)) || has_an_order(&rest, holds),
+            }
+        })
+    }
+
+    /// Histories of a few operations at random times; reads return anything that was ever written.
+    fn histories(with_zeroes: bool) -> impl Strategy<Value = Vec<Step>> {
+        let act = (0..if with_zeroes { 5 } else { 4 }, 0..4u64);
+        proptest::collection::vec((act, any::<(u32, u32)>()), 1..8).prop_map(|drawn| {
+            let mut times: Vec<(u32, usize)> =
+                drawn.iter().enumerate().flat_map(|(index, (_, (a, b)))| [(*a, index), (*b, index)]).collect();
+            times.sort_unstable();
+            let at = |index: usize| times.iter().zip(1..).filter(move |((_, of), _)| *of == index).map(|(_, tick)| tick);
+            let mut history = Vec::new();
+            for (index, ((kind, stamp), _)) in drawn.iter().enumerate() {
+                let act = match kind {
+                    0 => Act::Write(u64::try_from(index).unwrap() + 1, true),
+                    1 => Act::Write(u64::try_from(index).unwrap() + 1, false),
+                    2 | 3 => Act::Read((*stamp > 0).then_some(*stamp)),
+                    _ => Act::Zeroes,
+                };
+                history.push(Step { act, begin: at(index).min().unwrap(), end: at(index).max().unwrap() });
+            }
+            history
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        #[test]
+        fn a_history_is_accepted_exactly_if_it_has_an_order(history in histories(false)) {
+            prop_assert_eq!(accepts(&history), has_an_order(&history, None));
+        }
+
+        #[test]
+        fn a_history_with_zeroes_is_accepted_if_it_has_an_order(history in histories(true)) {
+            prop_assert!(accepts(&history) || !has_an_order(&history, None));
+        }
+    }
+
+    /// A register with stamps 1, 2, ... written one after the other, the n-th from tick 10n to 10n + 5.
+    fn written(count: u64) -> Register {
+        let mut register = Register::new();
+        for stamp in 1..=count {
+            register.begin_write(stamp, Value::Stamp(stamp), false, stamp * 10);
+            register.end_write(stamp, End::Done(stamp * 10 + 5), 0, CACHED);
+        }
+        register
+    }
+
+    fn flushed(at: Tick) -> Stability {
+        Stability { always: false, flushed: at }
+    }
+
+    /// Which of the first stamps (0 for zeroes) may be read after a power cut at tick 100.
+    fn left(mut register: Register, stability: Stability) -> Vec<u64> {
+        register.cut_power(100, stability);
+        let may_be_read = |stamp: &u64| register.clone().end_read(value((*stamp > 0).then_some(*stamp)), 110, 120).is_ok();
+        (0..6).filter(may_be_read).collect()
+    }
+
+    #[test]
+    fn a_power_cut_takes_only_what_is_unstable() {
+        assert_eq!(left(written(3), CACHED), [0, 1, 2, 3]);
+        assert_eq!(left(written(3), flushed(14)), [0, 1, 2, 3], "a flush that began before the write ended");
+        assert_eq!(left(written(3), flushed(16)), [1, 2, 3]);
+        assert_eq!(left(written(3), flushed(36)), [3]);
+        assert_eq!(left(written(3), Stability { always: true, flushed: 0 }), [3]);
+        let mut register = written(1);
+        register.begin_write(2, Value::Stamp(2), true, 20);
+        register.end_write(2, End::Done(25), 0, CACHED);
+        register.begin_write(3, Value::Stamp(3), true, 30);
+        assert_eq!(left(register.clone(), CACHED), [2, 3], "the second had FUA, the third was in flight");
+        register.end_write(3, End::Failed(35), 0, CACHED);
+        assert_eq!(left(register, CACHED), [2, 3], "a write that failed may be there");
+    }
+
+    #[test]
+    fn of_two_concurrent_stable_writes_the_one_that_was_read_stays() {
+        let mut register = Register::new();
+        for stamp in [1, 2] {
+            register.begin_write(stamp, Value::Stamp(stamp), false, stamp);
+        }
+        for stamp in [1, 2] {
+            register.end_write(stamp, End::Done(10 + stamp), 0, CACHED);
+        }
+        assert_eq!(left(register.clone(), flushed(50)), [1, 2]);
+        register.end_read(Value::Stamp(1), 60, 61).unwrap();
+        assert_eq!(left(register, flushed(50)), [1]);
+    }
+
+    #[test]
+    fn the_first_read_after_a_power_cut_pins_what_is_there() {
+        let mut register = written(3);
+        register.cut_power(100, CACHED);
+        register.end_read(Value::Stamp(2), 110, 120).unwrap();
+        assert!(register.clone().end_read(Value::Stamp(3), 130, 140).is_err());
+        assert!(register.clone().end_read(Value::Zeroes, 130, 140).is_err());
+        assert_eq!(left(register, CACHED), [2], "and it is on the platter now");
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_is_forgotten_and_still_refused() {
+        let mut register = Register::new();
+        let stability = Stability { always: true, flushed: 0 };
+        for stamp in 1..=1000 {
+            register.begin_write(stamp, Value::Stamp(stamp), false, stamp * 10);
+            register.end_write(stamp, End::Done(stamp * 10 + 5), stamp * 10 + 5, stability);
+            assert!(register.versions.len() <= VERSIONS_KEPT + 1);
+        }
+        assert!(register.clone().end_read(Value::Stamp(999), 20_000, 20_001).is_err());
+        assert!(register.clone().end_read(Value::Zeroes, 20_000, 20_001).is_err());
+        register.end_read(Value::Stamp(1000), 20_000, 20_001).unwrap();
+    }
+
+    #[test]
+    fn a_register_forgets_nothing_that_a_slow_read_can_still_return() {
+        let mut register = Register::new();
+        let stability = Stability { always: true, flushed: 0 };
+        for stamp in 1..=100 {
+            register.begin_write(stamp, Value::Stamp(stamp), false, stamp * 10);
+            register.end_write(stamp, End::Done(stamp * 10 + 5), 506, stability);
+        }
+        // A read that began at 506, when the 50th was just acknowledged, may return that or any later one.
+        let may_be_read = |stamp| register.clone().end_read(Value::Stamp(stamp), 506, 2000).is_ok();
+        assert_eq!((1..=100).filter(|stamp| may_be_read(*stamp)).collect::<Vec<_>>(), (50..=100).collect::<Vec<_>>());
+    }
+}
