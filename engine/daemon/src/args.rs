@@ -12,39 +12,74 @@ use crate::log::{FLAGS, Level};
 
 const LONG_ABOUT: &str = "\
 spineld serves virtual disks to virtual machines. Each disk is a file, a block device, or memory; each is offered \
-to QEMU on a vhost-user-blk socket. One thread per core polls the disks' queues, so that a request costs neither a \
-system call nor a context switch on its way through; when there is nothing to do, the threads sleep.
+to QEMU on a vhost-user-blk socket. One thread per core polls the disks' queues: while there is work, requests pass \
+without interrupts and context switches; when there is none, the threads sleep.
 
 The daemon needs no root, no huge pages and no kernel module. It stays in the foreground, logs to stderr, and is \
-controlled over a Unix socket by JSON-RPC with the methods of SPDK, so that SPDK's clients work with it; `spinelctl` \
+controlled over a Unix socket by JSON-RPC with the methods of SPDK, so that SPDK's clients work with it; spinelctl \
 is its own.";
 
-const MANUAL: &str = "\
-Files:
-  The RPC socket is $SPINEL_RPC_SOCKET, or else /run/spinel/rpc.sock for root, $XDG_RUNTIME_DIR/spinel/rpc.sock for
-  others, and /tmp/spinel-UID/rpc.sock where that variable is not set. The disks' sockets lie in the folder 'vhost'
-  beside it, each under its controller's name. Sockets have mode 0600 in folders of mode 0700, which are made if they
-  are missing: only root and the daemon's own user can use them.
-
-Configuration:
-  A configuration is a JSON file in SPDK's form, a list of the calls that recreate what ran:
-    {\"subsystems\": [{\"subsystem\": \"bdev\", \"config\": [{\"method\": \"bdev_uring_create\", \"params\": {...}}]}]}
-  'spinelctl save-config' writes it. A call that fails stops the start: the daemon runs with all of it, or not at all.
-
-Signals:
-  SIGINT and SIGTERM stop the daemon: it takes no more requests, waits until those under way have ended (10 seconds
-  at most), and removes its sockets. A second one ends it at once. SIGHUP is ignored.
-
-Exit status:
-  0 after a clean stop; 1 if it could not start, or if requests were still under way when it stopped; 2 if the command
-  line was wrong.
-
-Examples:
-  spineld                                  one core, sockets in the default places
-  spineld -m 0x6 --mode poll               cores 1 and 2, which never sleep
-  spineld -c /etc/spinel/spineld.json      what was saved before
+/// What the manual has beyond the options: titles and texts. Lines that are indented are shown as they are.
+const SECTIONS: &[(&str, &str)] = &[
+    (
+        "Files",
+        "\
+The RPC socket is $SPINEL_RPC_SOCKET, or else /run/spinel/rpc.sock for root,
+$XDG_RUNTIME_DIR/spinel/rpc.sock for others, and /tmp/spinel-UID/rpc.sock where
+that variable is not set. The disks' sockets lie in the folder 'vhost' beside it,
+each under its controller's name. Sockets have mode 0600, in folders of mode 0700
+which are made if they are missing: only root and the daemon's own user can use
+them, so QEMU has to run as one of these.",
+    ),
+    (
+        "Configuration",
+        "\
+A configuration is a JSON file in SPDK's form, a list of the calls that recreate
+what ran. 'spinelctl save-config' writes it. A call that fails stops the start:
+the daemon runs with all of it, or not at all.
+  {\"subsystems\": [{\"subsystem\": \"bdev\", \"config\": [
+    {\"method\": \"bdev_uring_create\", \"params\": {\"name\": \"disk0\", \"filename\": \"/srv/disk0.img\"}}]}]}",
+    ),
+    (
+        "Signals",
+        "\
+SIGINT and SIGTERM stop the daemon: it takes no more requests, waits until those
+under way have ended (10 seconds at most), and removes its sockets. A second one
+ends it at once. SIGHUP and SIGUSR1 are ignored.",
+    ),
+    (
+        "Exit status",
+        "\
+0 after a clean stop; 1 if it could not start, or if requests were still under
+way when it stopped; 2 if the command line was wrong.",
+    ),
+    (
+        "Environment",
+        "\
+SPINEL_RPC_SOCKET and XDG_RUNTIME_DIR: see Files. NOTIFY_SOCKET: where systemd is
+told that the daemon is ready. JOURNAL_STREAM: if stderr is the journal, lines
+carry their priority instead of the time.",
+    ),
+    (
+        "Examples",
+        "\
+One core, sockets in the default places; then a disk, and a socket for QEMU:
+  spineld
   spinelctl rpc bdev_uring_create '{\"name\": \"disk0\", \"filename\": \"/srv/disk0.img\"}'
-  spinelctl rpc vhost_create_blk_controller '{\"ctrlr\": \"vm0\", \"dev_name\": \"disk0\"}'";
+  spinelctl rpc vhost_create_blk_controller '{\"ctrlr\": \"vm0\", \"dev_name\": \"disk0\"}'
+Cores 1 and 2, which never sleep:
+  spineld -m 0x6 --mode poll
+What was saved before:
+  spineld -c /etc/spinel/spineld.json",
+    ),
+];
+
+/// The sections as the long help shows them.
+fn after_help() -> String {
+    let indented = |text: &str| text.lines().map(|line| format!("  {line}\n")).collect::<String>();
+    let sections: Vec<String> = SECTIONS.iter().map(|(title, text)| format!("{title}:\n{}", indented(text))).collect();
+    sections.join("\n").trim_end().to_owned()
+}
 
 /// How the cores' threads wait for work.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -57,7 +92,7 @@ pub(crate) enum ModeName {
 
 /// The storage daemon of Spinel: disks for virtual machines, polled in user space
 #[derive(Debug, Parser)]
-#[command(name = "spineld", version, about, long_about = LONG_ABOUT, after_long_help = MANUAL, disable_version_flag = true)]
+#[command(name = "spineld", version, about, long_about = LONG_ABOUT, after_long_help = after_help(), disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Args {
     /// Recreates what this file describes before the first call is answered
     #[arg(short = 'c', long = "config", visible_alias = "json", value_name = "FILE", conflicts_with = "wait_for_rpc")]
@@ -75,7 +110,7 @@ pub(crate) struct Args {
     #[arg(short = 'm', long = "cpumask", value_name = "CPUMASK", conflicts_with = "cores", value_parser = CoreList::parse_mask)]
     mask: Option<CoreList>,
 
-    /// The cores to run on, as a list such as 1,4-5
+    /// The cores to run on, as a list such as 1,4-5 [default: the last that may be used]
     ///
     /// By default, the daemon runs on one core, the last of those it may use: one core serves many disks, the machine
     /// keeps the others, and interrupts usually go to the first.
@@ -179,8 +214,25 @@ pub(crate) fn completions(shell: Shell) -> Vec<u8> {
 /// The manual page, as roff.
 pub(crate) fn manual() -> Vec<u8> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(Args::command()).render(&mut page).expect("a vector takes everything");
+    // Without the sections, which clap would set as one paragraph.
+    let man = clap_mangen::Man::new(Args::command().after_long_help(None::<&str>)).section("8");
+    man.render(&mut page).expect("a vector takes everything");
+    for (title, text) in SECTIONS {
+        page.extend_from_slice(format!(".SH {}\n", title.to_uppercase()).as_bytes());
+        for line in text.lines() {
+            page.extend_from_slice(roff(line).as_bytes());
+        }
+    }
     page
+}
+
+/// One line of a section: as it is if it is indented, else as part of a paragraph.
+fn roff(line: &str) -> String {
+    let text = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    match text.strip_prefix(' ') {
+        Some(literal) => format!(".nf\n\\&{literal}\n.fi\n"),
+        None => format!("{text}\n"),
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +262,7 @@ mod tests {
     #[test]
     fn the_manual_and_the_completions_can_be_made() {
         let page = String::from_utf8(manual()).unwrap();
-        assert!(page.contains("SIGTERM") && page.contains("vhost\\-dir"), "{page}");
+        assert!(page.contains(".SH SIGNALS") && page.contains("vhost\\-dir"), "{page}");
         assert!(!completions(Shell::Bash).is_empty());
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum CoresError {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DeniedError {
     /// Not all of them are this process's.
-    #[error("this process may not run on {wanted}: it may use {allowed}; name some of these, or widen its CPU affinity")]
+    #[error("this process may not run on core {wanted}: it may use {allowed}; name some of these, or widen its CPU affinity")]
     Cores {
         /// Those named that it may not use.
         wanted: CoreList,
