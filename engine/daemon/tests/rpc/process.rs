@@ -166,3 +166,40 @@ fn the_default_socket_is_the_one_the_environment_names() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+    let folder = TempDir::new().unwrap();
+    let manager = std::os::unix::net::UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let told = || {
+        let mut state = [0; 64];
+        let len = manager.recv(&mut state).expect("it is told");
+        String::from_utf8(state[..len].to_vec()).unwrap()
+    };
+    let mut child = command(folder.path()).env("NOTIFY_SOCKET", folder.path().join("notify")).spawn().unwrap();
+    assert_eq!(told(), "READY=1");
+    assert!(Client::connect(folder.path().join("rpc.sock")).is_ok());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(told(), "STOPPING=1");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn lines_for_the_journal_carry_their_priority_instead_of_the_time() {
+    use std::io::{Read as _, Seek as _};
+    let folder = TempDir::new().unwrap();
+    let mut journal = tempfile::tempfile().unwrap();
+    let found = journal.metadata().unwrap();
+    let status = command(folder.path())
+        .env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()))
+        .args(["-c", "missing.json"])
+        .stderr(journal.try_clone().unwrap())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    let mut log = String::new();
+    journal.rewind().unwrap();
+    journal.read_to_string(&mut log).unwrap();
+    assert!(log.starts_with("<3>the configuration missing.json cannot be read"), "{log}");
+}
