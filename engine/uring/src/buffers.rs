@@ -82,3 +82,41 @@ impl Buffers {
         Some(cloned.first + entry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_segment_is_found_where_its_region_was_cloned_and_nowhere_after_it_went() {
+        let ring = io_uring::IoUring::new(4).unwrap();
+        let mut buffers = Buffers::new(&ring.submitter(), 3);
+        let regions: Vec<Arc<Region>> = (0..4).map(|_| Region::anonymous(65_536).unwrap()).collect();
+        for region in &regions {
+            if let Err(error) = crate::pin(region) {
+                return println!("SKIPPED: nothing can be pinned here ({error})");
+            }
+            buffers.map(&ring.submitter(), region);
+        }
+        let find = |buffers: &Buffers, at: usize| buffers.find(&regions[at].segment(4096, 512).unwrap());
+        if find(&buffers, 0).is_none() {
+            return println!("SKIPPED: this kernel does not clone registered buffers (before Linux 6.12)");
+        }
+        assert_eq!([0, 1, 2, 3].map(|at| find(&buffers, at)), [Some(0), Some(1), Some(2), None]);
+        buffers.unmap(&ring.submitter(), regions[1].id());
+        assert_eq!(find(&buffers, 1), None);
+        buffers.map(&ring.submitter(), &regions[3]);
+        assert_eq!(find(&buffers, 3), Some(1));
+    }
+
+    #[test]
+    fn a_segment_over_a_seam_lies_in_no_entry() {
+        let region = Region::anonymous(10_000).unwrap();
+        let mut buffers = Buffers { taken: vec![true; 8], by_region: vec![None; usize::from(REGIONS_MAX)] };
+        buffers.by_region[region.id().index()] = Some(Cloned { first: 5, count: 3, entry_bytes: 4096 });
+        let find = |offset, len_bytes| buffers.find(&region.segment(offset, len_bytes).unwrap());
+        assert_eq!([find(0, 4096), find(4095, 1), find(4096, 4096), find(8192, 1808)], [Some(5), Some(5), Some(6), Some(7)]);
+        assert_eq!([find(4095, 2), find(0, 4097), find(0, 10_000)], [None; 3]);
+    }
+}

@@ -1,7 +1,8 @@
 //! One core's way into a file or block device. Knows neither its size for long nor who submits.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use spinel_mem::{Regions, Segment};
 use crate::device::{SEGMENTS_MAX, Shared};
 use crate::entry::{self, Buffer};
 use crate::files::Target;
+use crate::polled::PolledRing;
 use crate::pool::{CHUNK_BYTES, ZEROES_BYTES};
 use crate::ring::{Event, PortId, Ring};
 use crate::slot::{Job, Next, Step};
@@ -37,12 +39,36 @@ struct Slot {
     way: Way,
 }
 
-/// A channel's own state, apart from the ring it shares.
+/// A channel's place on a ring, and its file's.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    port: PortId,
+    target: Target,
+}
+
+impl Lane {
+    fn open(ring: &mut Ring, fd: RawFd, depth: u16) -> Self {
+        Self { port: ring.open_port(depth), target: ring.add_file(fd) }
+    }
+
+    fn close(self, ring: &mut Ring) {
+        ring.close_port(self.port);
+        ring.remove_file(self.target);
+    }
+}
+
+/// The rings a channel submits to: its core's, and the polled one if its device accepts that.
+struct Rings<'a> {
+    main: RefMut<'a, Ring>,
+    polled: Option<RefMut<'a, PolledRing>>,
+}
+
+/// A channel's own state, apart from the rings it shares.
 struct State {
     shared: Arc<Shared>,
     regions: Rc<Regions>,
-    port: PortId,
-    target: Target,
+    lane: Lane,
+    polled: Option<Lane>,
     slots: Box<[Option<Slot>]>,
     free: Vec<u32>,
     vectors: Vectors,
@@ -50,31 +76,40 @@ struct State {
     refused: VecDeque<(u32, Completion)>,
 }
 
-/// A channel on a core's ring.
+/// A channel on a core's rings.
 pub(crate) struct UringChannel {
     ring: Rc<RefCell<Ring>>,
+    polled: Option<Rc<RefCell<PolledRing>>>,
     state: State,
 }
 
 impl UringChannel {
-    pub(crate) fn new(shared: Arc<Shared>, ring: Rc<RefCell<Ring>>, regions: Rc<Regions>, depth: u16) -> Self {
-        let (port, target) = {
-            let mut ring = ring.borrow_mut();
-            (ring.open_port(depth), ring.add_file(shared.medium.fd()))
-        };
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        ring: Rc<RefCell<Ring>>,
+        polled: Option<Rc<RefCell<PolledRing>>>,
+        regions: Rc<Regions>,
+        depth: u16,
+    ) -> Self {
+        let fd = shared.medium.fd();
         let slots = usize::from(depth);
         let state = State {
+            lane: Lane::open(&mut ring.borrow_mut(), fd, depth),
+            polled: polled.as_ref().map(|polled| Lane::open(polled.borrow_mut().ring(), fd, depth)),
             shared,
             regions,
-            port,
-            target,
             slots: vec![None; slots].into_boxed_slice(),
             free: (0..u32::from(depth)).rev().collect(),
             vectors: Vectors::new(slots, SEGMENTS_MAX),
             refused: VecDeque::with_capacity(slots),
         };
-        Self { ring, state }
+        Self { ring, polled, state }
     }
+}
+
+/// Borrows a channel's rings beside its state.
+fn rings<'a>(ring: &'a Rc<RefCell<Ring>>, polled: Option<&'a Rc<RefCell<PolledRing>>>) -> Rings<'a> {
+    Rings { main: ring.borrow_mut(), polled: polled.map(|polled| polled.borrow_mut()) }
 }
 
 impl Drop for UringChannel {
@@ -82,9 +117,10 @@ impl Drop for UringChannel {
         if std::thread::panicking() {
             return;
         }
-        let mut ring = self.ring.borrow_mut();
-        ring.close_port(self.state.port);
-        ring.remove_file(self.state.target);
+        self.state.lane.close(&mut self.ring.borrow_mut());
+        if let (Some(lane), Some(polled)) = (self.state.polled, &self.polled) {
+            lane.close(polled.borrow_mut().ring());
+        }
     }
 }
 
@@ -95,11 +131,11 @@ impl Channel for UringChannel {
 
     fn submit(&mut self, request: Request<'_>) {
         let index = self.state.free.pop().expect("room() was looked at before");
-        let ring = &mut *self.ring.borrow_mut();
-        match self.state.accept(ring, index, &request) {
+        let mut rings = rings(&self.ring, self.polled.as_ref());
+        match self.state.accept(&mut rings, index, &request) {
             Ok(slot) => {
                 self.state.slots[index as usize] = Some(slot);
-                self.state.start(ring, index);
+                self.state.start(&mut rings, index);
             }
             Err(status) => self.state.refused.push_back((index, Completion { tag: request.tag, status })),
         }
@@ -117,26 +153,47 @@ impl Channel for UringChannel {
             state.free.push(index);
             done.push(completion);
         }
-        let mut ring = self.ring.borrow_mut();
+        let mut rings = rings(&self.ring, self.polled.as_ref());
         // Every event ends a request or starts something new in the kernel, so there are at most as many as slots.
         while done.room() > 0
-            && let Some((index, event)) = ring.next(state.port)
+            && let Some((index, event)) = state.next(&mut rings)
         {
-            if let Some(completion) = state.proceed(&mut ring, index, event, now) {
+            if let Some(completion) = state.proceed(&mut rings, index, event, now) {
                 done.push(completion);
             }
         }
     }
 
     fn arm(&mut self) -> Armed {
-        let waits = !self.state.refused.is_empty() || self.ring.borrow().has_event(self.state.port);
+        let polled = self.polled.as_ref().zip(self.state.polled);
+        let waits = !self.state.refused.is_empty()
+            || self.ring.borrow().has_event(self.state.lane.port)
+            || polled.is_some_and(|(ring, lane)| ring.borrow_mut().ring().has_event(lane.port));
         if waits { Armed::Ready } else { Armed::Idle }
     }
 }
 
 impl State {
+    /// The next event of either lane.
+    fn next(&self, rings: &mut Rings<'_>) -> Option<(u32, Event)> {
+        if let (Some(lane), Some(polled)) = (self.polled, &mut rings.polled)
+            && let Some(event) = polled.ring().next(lane.port)
+        {
+            return Some(event);
+        }
+        rings.main.next(self.lane.port)
+    }
+
+    /// Where a step of an operation is submitted. Only plain reads and writes can be polled for.
+    fn lane<'r>(&self, rings: &'r mut Rings<'_>, op: Op) -> (&'r mut Ring, Lane) {
+        match (self.polled, &mut rings.polled, op) {
+            (Some(lane), Some(polled), Op::Read | Op::Write { fua: false }) => (polled.ring(), lane),
+            _ => (&mut rings.main, self.lane),
+        }
+    }
+
     /// Checks a request and turns it into a slot's content, or says what is wrong with it.
-    fn accept(&mut self, ring: &Ring, index: u32, request: &Request<'_>) -> Result<Slot, Status> {
+    fn accept(&mut self, rings: &mut Rings<'_>, index: u32, request: &Request<'_>) -> Result<Slot, Status> {
         let Request { tag, op, start, blocks, segments, .. } = *request;
         let medium = &self.shared.medium;
         let align_bytes = medium.offset_align_bytes;
@@ -155,7 +212,7 @@ impl State {
         // No overflow: the range lies inside the device, whose bytes were counted.
         let (offset, len_bytes) = (start.0 * block_bytes, u64::from(blocks) * block_bytes);
         let transfer = matches!(op, Op::Read | Op::Write { .. });
-        let way = if transfer { self.list(ring, index, segments, len_bytes)? } else { Way::Direct };
+        let way = if transfer { self.list(self.lane(rings, op).0, index, segments, len_bytes)? } else { Way::Direct };
         if blocks == 0 {
             return Err(Status::Ok);
         }
@@ -199,56 +256,60 @@ impl State {
     }
 
     /// Begins a request: at once, or as soon as there is a chunk for it.
-    fn start(&mut self, ring: &mut Ring, index: u32) {
+    fn start(&mut self, rings: &mut Rings<'_>, index: u32) {
         let slot = self.slots[index as usize].as_mut().expect("a started slot is taken");
         if slot.way == Way::Parked {
-            match ring.want_chunk(self.port, index) {
+            match rings.main.want_chunk(self.lane.port, index) {
                 Some(chunk) => slot.way = Way::Bounce(chunk),
                 None => return,
             }
         }
-        self.launch(ring, index);
+        self.launch(rings, index);
     }
 
     /// Asks the kernel for the next step of a request.
-    fn launch(&mut self, ring: &mut Ring, index: u32) {
+    fn launch(&mut self, rings: &mut Rings<'_>, index: u32) {
         let Slot { job, way, .. } = self.slots[index as usize].expect("a launched slot is taken");
         let write = job.step == Step::Write;
         let fua = job.op == Op::Write { fua: true };
+        let target = self.lane(rings, job.op).1.target;
         let entry = match (job.step, way) {
             (Step::Read | Step::Write, Way::Bounce(chunk)) => {
-                let address = ring.pool().chunk(chunk);
+                let address = rings.main.pool().chunk(chunk);
                 let len_bytes = at_most(job.left_bytes(), CHUNK_BYTES);
                 if write {
                     // SAFETY: the listed buffers stay mapped until the request completes, and a chunk belongs to one slot.
                     unsafe { self.vectors.gather(index as usize, len_bytes as usize, address) };
                 }
-                entry::transfer(self.target, write, fua, job.at(), Buffer { address, len_bytes, registered: None })
+                entry::transfer(target, write, fua, job.at(), Buffer { address, len_bytes, registered: None })
             }
             (Step::Read | Step::Write, _) => {
                 let registered = if let Way::Registered(buffer) = way { Some(buffer) } else { None };
                 match self.vectors.left(index as usize) {
                     [one] if u32::try_from(one.iov_len).is_ok() => {
                         let buffer = Buffer { address: one.iov_base.cast(), len_bytes: at_most(job.left_bytes(), u32::MAX), registered };
-                        entry::transfer(self.target, write, fua, job.at(), buffer)
+                        entry::transfer(target, write, fua, job.at(), buffer)
                     }
-                    many => entry::vectored(self.target, write, fua, job.at(), many),
+                    many => entry::vectored(target, write, fua, job.at(), many),
                 }
             }
             (Step::WriteZeroes, _) => {
                 let len_bytes = at_most(job.left_bytes(), ZEROES_BYTES);
-                let address = ring.pool().zeroes().cast_mut();
-                entry::transfer(self.target, true, false, job.at(), Buffer { address, len_bytes, registered: None })
+                let address = rings.main.pool().zeroes().cast_mut();
+                entry::transfer(target, true, false, job.at(), Buffer { address, len_bytes, registered: None })
             }
-            (step, _) => entry::command(self.target, step, job.offset, job.len_bytes),
+            (step, _) => entry::command(target, step, job.offset, job.len_bytes),
         };
+        // Only plain transfers of a block device, and reads, are the interrupt's work alone.
+        let helped = job.step != Step::Read && (job.step != Step::Write || fua || !self.shared.medium.block_device);
+        let (ring, lane) = self.lane(rings, job.op);
         // SAFETY: the listed buffers stay mapped until the request completes (whoever unmaps a region waits for that),
         // the lists and chunks live as long as the slot is taken, and a channel is dropped only with all slots free.
-        unsafe { ring.submit(self.port, index, entry) };
+        unsafe { ring.submit(lane.port, index, entry, helped) };
     }
 
     /// Takes an event for a slot; its completion if that was the last.
-    fn proceed(&mut self, ring: &mut Ring, index: u32, event: Event, now: Instant) -> Option<Completion> {
+    fn proceed(&mut self, rings: &mut Rings<'_>, index: u32, event: Event, now: Instant) -> Option<Completion> {
         let slot = self.slots[index as usize].as_mut().expect("events are for taken slots");
         match event {
             Event::Chunk(chunk) => slot.way = Way::Bounce(chunk),
@@ -257,18 +318,18 @@ impl State {
                 let before = slot.job;
                 let next = slot.job.advance(result);
                 let Slot { tag, job, way } = *slot;
-                self.account(ring, index, before, job, way);
+                self.account(&rings.main, index, before, job, way);
                 match next {
                     Next::Again => {}
                     Next::Later => {
-                        ring.pause(self.port, index, now);
+                        rings.main.pause(self.lane.port, index, now);
                         return None;
                     }
-                    Next::Done(status) => return Some(self.finish(ring, index, Completion { tag, status })),
+                    Next::Done(status) => return Some(self.finish(&mut rings.main, index, Completion { tag, status })),
                 }
             }
         }
-        self.launch(ring, index);
+        self.launch(rings, index);
         None
     }
 
@@ -301,4 +362,80 @@ impl State {
 
 fn at_most(len_bytes: u64, limit: u32) -> u32 {
     u32::try_from(len_bytes).map_or(limit, |len_bytes| len_bytes.min(limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeviceOptions, Options};
+    use spinel_core::{Core, CoreId, Lba};
+    use spinel_mem::Region;
+
+    /// One request from start to end.
+    fn run(core: &mut Core, channel: &mut UringChannel, op: Op, start: u64, segments: &[Segment]) -> Status {
+        let mut done = Completions::limited(1);
+        let blocks = if segments.is_empty() { 0 } else { 8 };
+        channel.submit(Request { tag: Tag(0), op, at: Instant::default(), start: Lba(start), blocks, segments });
+        while done.as_slice().is_empty() {
+            core.flush();
+            core.reap(Instant::default());
+            channel.poll(Instant::default(), &mut done);
+        }
+        done.as_slice()[0].status
+    }
+
+    #[test]
+    fn plain_reads_and_writes_take_the_polled_lane_and_the_rest_does_not() {
+        // No device here can be polled, so the second ring is an ordinary one; the lanes are the same.
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let device = crate::UringDevice::open(file.path(), &DeviceOptions::default()).unwrap();
+        let mut core = crate::core(CoreId(0), Options::default()).unwrap();
+        let ring = core.share(|_| Ring::new(&Options::default())).unwrap();
+        let polled = core.share(|_| Ok(PolledRing::unpolled())).unwrap();
+        let regions = core.regions();
+        let mut channel = UringChannel::new(device.shared(), Rc::clone(&ring), Some(Rc::clone(&polled)), regions, 4);
+        let memory = Region::anonymous(65_536).unwrap();
+        let _ = crate::pin(&memory);
+        core.map(Arc::clone(&memory));
+        memory.write(0, &[7; 4096]).unwrap();
+        let (out, into, odd) = (memory.segment(0, 4096), memory.segment(8192, 4096), memory.segment(20_001, 4096));
+        let (out, into, odd) = (out.unwrap(), into.unwrap(), odd.unwrap());
+        let plan =
+            [(Op::Write { fua: false }, out, true), (Op::Write { fua: true }, out, false), (Op::Read, into, true), (Op::Read, odd, true)];
+        for (op, segment, polls) in plan {
+            let before = (ring.borrow().enters(), polled.borrow_mut().ring().enters());
+            assert_eq!(run(&mut core, &mut channel, op, 16, &[segment]), Status::Ok);
+            let entered = (ring.borrow().enters() > before.0, polled.borrow_mut().ring().enters() > before.1);
+            assert_eq!(entered, (!polls, polls), "{op:?}");
+        }
+        assert_eq!(run(&mut core, &mut channel, Op::Flush, 0, &[]), Status::Ok);
+        for segment in [into, odd] {
+            let mut got = [0; 4096];
+            memory.read(segment.offset(), &mut got).unwrap();
+            assert_eq!(got, [7; 4096]);
+        }
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_polled_is_served_by_the_ordinary_ring() {
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let device = crate::UringDevice::open(file.path(), &DeviceOptions::default()).unwrap();
+        let mut core = crate::core(CoreId(0), Options { iopoll: true, ..Options::default() }).unwrap();
+        let setup = core.share(|_| Ring::new(&Options::default())).unwrap().borrow().setup();
+        let mut channel = spinel_core::Device::open(&device, &mut core, 4).unwrap();
+        println!("{setup}; the file is {}polled", if device.polled() { "" } else { "not " });
+        let memory = Region::anonymous(4096).unwrap();
+        core.map(Arc::clone(&memory));
+        let mut done = Completions::limited(1);
+        let segments = [memory.segment(0, 4096).unwrap()];
+        channel.submit(Request { tag: Tag(3), op: Op::Read, at: Instant::default(), start: Lba(0), blocks: 8, segments: &segments });
+        while done.as_slice().is_empty() {
+            core.flush();
+            core.reap(Instant::default());
+            channel.poll(Instant::default(), &mut done);
+        }
+        assert_eq!(done.as_slice(), [Completion { tag: Tag(3), status: Status::Ok }]);
+    }
 }

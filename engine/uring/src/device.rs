@@ -9,6 +9,7 @@ use spinel_core::{Channel, Core, Device, Features, Geometry, OpenError};
 use crate::channel::UringChannel;
 use crate::file::{DeviceOptions, FileError, Medium};
 use crate::options::Options;
+use crate::polled::PolledRing;
 use crate::ring::Ring;
 use crate::slot::Step;
 
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) medium: Medium,
     block_count: AtomicU64,
     abilities: Abilities,
+    polled: AtomicBool,
 }
 
 /// Which ways to discard and to zero still seem to work. What is refused once is not tried again.
@@ -90,7 +92,14 @@ impl UringDevice {
             punch: AtomicBool::new(medium.block_device || medium.discard),
             zero_range: AtomicBool::new(true),
         };
-        Ok(Self { shared: Arc::new(Shared { medium, block_count, abilities }) })
+        let polled = AtomicBool::new(false);
+        Ok(Self { shared: Arc::new(Shared { medium, block_count, abilities, polled }) })
+    }
+
+    /// What its channels share, for tests that open one by themselves.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// Reads the size again, for channels that are open too, and returns it in blocks. It may have grown or shrunk.
@@ -101,6 +110,12 @@ impl UringDevice {
         let block_count = self.shared.medium.block_count()?;
         self.shared.block_count.store(block_count, Ordering::Relaxed);
         Ok(block_count)
+    }
+
+    /// Whether the channel opened last has its reads and writes polled ([`Options::iopoll`]). It is so if the device accepts it.
+    #[must_use]
+    pub fn polled(&self) -> bool {
+        self.shared.polled.load(Ordering::Relaxed)
     }
 
     /// The path it was opened by.
@@ -132,6 +147,13 @@ impl Device for UringDevice {
             return Err(OpenError::Depth { asked: depth, max: DEPTH_MAX });
         }
         let ring = core.share(|_| Ring::new(&Options::default()))?;
-        Ok(Box::new(UringChannel::new(Arc::clone(&self.shared), ring, core.regions(), depth)))
+        let mut polled = None;
+        if ring.borrow().setup().iopoll {
+            let Medium { block_bytes, .. } = self.shared.medium;
+            polled = Some(core.share(|_| PolledRing::new(&Options::default()))?)
+                .filter(|polled| polled.borrow_mut().accepts(self.shared.medium.fd(), block_bytes));
+        }
+        self.shared.polled.store(polled.is_some(), Ordering::Relaxed);
+        Ok(Box::new(UringChannel::new(Arc::clone(&self.shared), ring, polled, core.regions(), depth)))
     }
 }

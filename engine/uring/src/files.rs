@@ -4,7 +4,8 @@ use std::os::fd::RawFd;
 
 use io_uring::Submitter;
 
-use crate::queues::NO_FILE;
+/// What the kernel takes for an empty entry.
+const NO_FILE: RawFd = -1;
 
 /// How an entry names its file: by a place in the table, or by its descriptor when the table is full or missing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,6 +15,7 @@ mod file;
 mod files;
 mod options;
 mod pin;
+mod polled;
 mod pool;
 mod queues;
 mod ring;

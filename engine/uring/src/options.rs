@@ -36,6 +36,8 @@ pub struct Setup {
     pub taskrun_flag: bool,
     /// A kernel thread takes the submissions.
     pub sqpoll: bool,
+    /// There is a second ring whose completions are polled from the device. Which devices accept it shows when they are opened.
+    pub iopoll: bool,
     /// The ring itself is registered, which makes entering cheaper (Linux 5.18).
     pub registered_ring: bool,
     /// Entries of the table of registered files; 0 if the kernel has no sparse tables (before Linux 5.19).
@@ -58,6 +60,7 @@ impl fmt::Display for Setup {
         };
         write!(f, "io_uring with {} + {} entries, {way}", self.submissions, self.completions)?;
         write!(f, ", {} registered files, {} registered buffers", self.files_max, self.buffers_max)?;
-        write!(f, ", ring {}registered", if self.registered_ring { "" } else { "not " })
+        write!(f, ", ring {}registered", if self.registered_ring { "" } else { "not " })?;
+        if self.iopoll { write!(f, ", and a second one that polls") } else { Ok(()) }
     }
 }

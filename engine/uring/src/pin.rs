@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use io_uring::IoUring;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 use spinel_mem::{Pins, Region};
-
-use crate::queues::table_ring;
 
 /// The most that one registered buffer may hold (linux/io_uring/rsrc.c).
 const ENTRY_BYTES: u64 = 1 << 30;
@@ -85,7 +84,8 @@ pub fn pin(region: &Arc<Region>) -> Result<(), PinError> {
     let len_bytes = region.len_bytes();
     let entries = u16::try_from(len_bytes.div_ceil(ENTRY_BYTES)).map_err(|_| PinError::TooLarge { len_bytes })?;
     check_limit(len_bytes)?;
-    let ring = table_ring().map_err(|source| PinError::Kernel { doing: "making an io_uring for pins", source })?;
+    let ring =
+        IoUring::builder().dontfork().build(1).map_err(|source| PinError::Kernel { doing: "making an io_uring for pins", source })?;
     let parts: Vec<libc::iovec> = (0..u64::from(entries))
         .map(|entry| {
             let offset = entry * ENTRY_BYTES;
@@ -108,8 +108,7 @@ fn in_memory(bytes: u64) -> usize {
 }
 
 /// The ring's descriptor alone keeps the registration; its queues are never used.
-fn keep(ring: &io_uring::IoUring) -> Result<OwnedFd, PinError> {
-    use std::os::fd::{AsRawFd, BorrowedFd};
+fn keep(ring: &IoUring) -> Result<OwnedFd, PinError> {
     // SAFETY: the ring owns this descriptor and outlives the borrow.
     let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
     fd.try_clone_to_owned().map_err(|source| PinError::Kernel { doing: "keeping the io_uring of pins", source })

@@ -1,7 +1,6 @@
 //! The two queues shared with the kernel and the way into it. Knows nothing of what travels in them.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::ptr::NonNull;
 
 use io_uring::squeue::Entry;
@@ -34,6 +33,8 @@ pub(crate) struct Queues {
     sqpoll: bool,
     /// Whether sleeping with nothing in flight may be told apart from waiting for a disk.
     no_iowait: bool,
+    /// How often the kernel was entered.
+    enters: u64,
     _owner: Owner,
 }
 
@@ -112,7 +113,7 @@ impl Queues {
         let ring: &'static mut IoUring = unsafe { &mut *raw.as_ptr() };
         let (mut submitter, submission, completion) = ring.split();
         setup.registered_ring = submitter.register_ring_fd().is_ok();
-        Ok((Self { submitter, submission, completion, pending: 0, sqpoll: setup.sqpoll, no_iowait, _owner: owner }, setup))
+        Ok((Self { submitter, submission, completion, pending: 0, sqpoll: setup.sqpoll, no_iowait, enters: 0, _owner: owner }, setup))
     }
 
     /// For registering files and buffers.
@@ -123,6 +124,11 @@ impl Queues {
     /// How many entries wait for [`enter`](Self::enter).
     pub(crate) fn pending(&self) -> u32 {
         self.pending
+    }
+
+    /// How often the kernel was entered so far.
+    pub(crate) fn enters(&self) -> u64 {
+        self.enters
     }
 
     /// Puts an entry into the submission queue; `false` if it is full.
@@ -141,14 +147,14 @@ impl Queues {
 
     /// Tells the kernel of what was pushed, and lets it work off completions if it said there are some.
     pub(crate) fn enter(&mut self) {
-        self.submission.sync();
+        self.publish();
         let entered = self.submitter.submit();
         self.entered(entered);
     }
 
     /// Waits for a completion, at most `timeout`. With nothing but watches in flight it does not count as waiting for a disk.
     pub(crate) fn wait(&mut self, timeout: Option<&Timespec>, disk: bool) {
-        self.submission.sync();
+        self.publish();
         let mut args = SubmitArgs::new();
         if let Some(timeout) = timeout {
             args = args.timespec(timeout);
@@ -163,7 +169,14 @@ impl Queues {
         self.entered(entered);
     }
 
+    /// Shows the kernel what was pushed and what was taken; a completion it thinks untaken would end any wait at once.
+    fn publish(&mut self) {
+        self.submission.sync();
+        self.completion.sync();
+    }
+
     fn entered(&mut self, outcome: io::Result<usize>) {
+        self.enters += 1;
         self.submission.sync();
         match outcome {
             Ok(_) if self.sqpoll => self.pending = 0,
@@ -189,10 +202,42 @@ impl Queues {
     }
 }
 
-/// The descriptor of a plain ring made for nothing but its table of buffers.
-pub(crate) fn table_ring() -> io::Result<IoUring> {
-    IoUring::builder().dontfork().build(1)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use io_uring::opcode::Nop;
 
-/// Empties `count` entries of a table of registered files.
-pub(crate) const NO_FILE: RawFd = -1;
+    #[test]
+    fn every_kind_of_ring_this_kernel_grants_takes_and_completes_submissions() {
+        let options = Options { sqpoll: true, ..Options::default() };
+        let mut granted = 0;
+        for variant in variants(&options, false) {
+            let Ok(ring) = variant.build(4) else { continue };
+            let sqpoll = ring.params().is_setup_sqpoll();
+            let (mut queues, setup) = Queues::split(ring, Setup { sqpoll, ..Setup::default() }).unwrap();
+            assert_eq!(setup.submissions, 4);
+            for round in 0..100 {
+                // SAFETY: the entry points to no memory.
+                while !unsafe { queues.push(&Nop::new().build().user_data(round)) } {
+                    queues.enter();
+                }
+                queues.wait(None, round % 2 == 0);
+                assert_eq!(queues.look(), 1, "round {round} of variant {granted}, sqpoll {sqpoll}");
+                assert_eq!(queues.take().unwrap().user_data(), round);
+            }
+            granted += 1;
+        }
+        println!("{granted} kinds of ring were granted");
+        assert!(granted >= 1);
+    }
+
+    #[test]
+    fn the_best_kind_is_taken_and_told() {
+        let (_, setup) = Queues::new(&Options { sqpoll: true, ..Options::default() }, false).unwrap();
+        assert!(!setup.defer_taskrun && !setup.taskrun_flag, "a kernel thread has no task work of ours to defer");
+        let (queues, setup) = Queues::new(&Options::default(), false).unwrap();
+        assert!(!setup.sqpoll);
+        assert!(setup.taskrun_flag || !setup.defer_taskrun);
+        assert_eq!(queues.pending(), 0);
+    }
+}

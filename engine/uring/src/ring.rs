@@ -55,6 +55,10 @@ const WATCH_PORT: u32 = u32::MAX;
 const REMOVE_PORT: u32 = u32::MAX - 1;
 /// So many waiting submissions are worth a system call of their own: batches then start while the turn goes on.
 const SUBMIT_AT: u32 = 4;
+/// Set in the slot's half of a completion's name if helper threads of the kernel have a part in it.
+const HELPED: u32 = 1 << 31;
+/// How long the core is kept from the kernel's helper threads at most while they have work for us.
+const LEND_NS: u64 = 10_000;
 /// How often one turn asks the kernel for more of the completions it holds back (about 20 each time).
 const REAP_ROUNDS: u32 = 8;
 /// How long a request waits that the kernel had no room for.
@@ -70,6 +74,11 @@ pub struct Ring {
     ports: Vec<Option<Port>>,
     /// Submissions of channels without a completion yet.
     in_flight: u32,
+    /// Those among them in which helper threads of the kernel have a part.
+    helped: u32,
+    /// When the core was last lent to them, and how often.
+    lent_at: Instant,
+    lent: u64,
     /// Entries the kernel could not take yet; empty as a rule.
     backlog: VecDeque<Entry>,
     paused: VecDeque<Paused>,
@@ -95,7 +104,12 @@ impl Ring {
     /// # Errors
     /// [`OpenError::System`] if the kernel gives no ring at all, or no memory for bounce chunks.
     pub fn new(options: &Options) -> Result<Self, OpenError> {
-        let (queues, mut setup) = Queues::new(options, false)?;
+        Self::with(options, false)
+    }
+
+    /// As [`new`](Self::new), but completions are polled from the device if `polled`.
+    pub(crate) fn with(options: &Options, polled: bool) -> Result<Self, OpenError> {
+        let (queues, mut setup) = Queues::new(options, polled)?;
         let files = Files::new(queues.submitter(), options.files_max);
         let buffers = Buffers::new(queues.submitter(), options.buffers_max);
         setup.files_max = files.len();
@@ -103,13 +117,32 @@ impl Ring {
         let pool = Pool::new(options.bounce_chunks)
             .map_err(|error| OpenError::System { doing: "mapping bounce chunks", source: std::io::Error::other(error) })?;
         let (ports, backlog, paused) = (Vec::new(), VecDeque::new(), VecDeque::new());
-        Ok(Self { queues, ports, in_flight: 0, backlog, paused, pool, files, buffers, watches: Watches::default(), setup })
+        let watches = Watches::default();
+        let lent_at = Instant::default();
+        Ok(Self { queues, ports, in_flight: 0, helped: 0, lent_at, lent: 0, backlog, paused, pool, files, buffers, watches, setup })
+    }
+
+    /// Notes that there is a second ring beside this one.
+    pub(crate) fn beside_polled(&mut self) {
+        self.setup.iopoll = true;
     }
 
     /// What the kernel granted.
     #[must_use]
     pub fn setup(&self) -> Setup {
         self.setup
+    }
+
+    /// How many system calls this ring has made to submit, collect and sleep.
+    #[must_use]
+    pub fn enters(&self) -> u64 {
+        self.queues.enters()
+    }
+
+    /// How often the core was lent to helper threads of the kernel that had work for it.
+    #[must_use]
+    pub fn lent(&self) -> u64 {
+        self.lent
     }
 
     /// A port for a channel of `depth` slots. The only place where its queues grow.
@@ -163,13 +196,18 @@ impl Ring {
 
     /// Submits an entry for a slot; its answer comes as an event. Never fails: what the kernel cannot take yet waits here.
     ///
+    /// `helped` says that a helper thread of the kernel has a part in it. Such threads may
+    /// be bound to this very core, which must then be lent to them.
+    ///
     /// # Safety
     /// What the entry points to stays valid until the answer has come.
-    pub(crate) unsafe fn submit(&mut self, id: PortId, slot: u32, entry: Entry) {
+    pub(crate) unsafe fn submit(&mut self, id: PortId, slot: u32, entry: Entry, helped: bool) {
         self.port(id.0).owed += 1;
         self.in_flight += 1;
+        self.helped += u32::from(helped);
+        let mark = if helped { HELPED } else { 0 };
         // SAFETY: passed on to the caller.
-        unsafe { self.push(entry.user_data(name(id.0, slot))) };
+        unsafe { self.push(entry.user_data(name(id.0, slot | mark))) };
         if self.queues.pending() >= SUBMIT_AT {
             self.enter();
         }
@@ -186,8 +224,18 @@ impl Ring {
         self.enter();
     }
 
+    /// How many submissions of channels have no completion yet.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Waits in the kernel for one completion.
+    pub(crate) fn wait(&mut self) {
+        self.queues.wait(None, true);
+    }
+
     /// Enters the kernel and moves the backlog, as far as there is room.
-    fn enter(&mut self) {
+    pub(crate) fn enter(&mut self) {
         loop {
             self.queues.enter();
             let before = self.backlog.len();
@@ -215,13 +263,38 @@ impl Ring {
                 REMOVE_PORT => self.watches.removed(slot, completion.result()),
                 _ => {
                     self.in_flight -= 1;
+                    self.helped -= slot >> HELPED.trailing_zeros();
                     taken += 1;
-                    self.deliver(place, slot, Event::Answer(completion.result()));
+                    self.deliver(place, slot & !HELPED, Event::Answer(completion.result()));
                 }
             }
         }
         self.grant_wishes();
         taken
+    }
+
+    /// Takes all completions, also those the kernel holds back; the number that were for channels.
+    fn collect(&mut self) -> u32 {
+        let mut taken = self.drain();
+        for _ in 0..REAP_ROUNDS {
+            if !self.queues.held_back() {
+                break;
+            }
+            self.enter();
+            taken += self.drain();
+        }
+        taken
+    }
+
+    /// Lets others run on this core for a moment.
+    ///
+    /// Flushes, discards, and the ends of writes to files are the work of threads that
+    /// the kernel binds to a core of its choice, mostly ours. A core that spins would
+    /// keep them waiting until the scheduler's next tick, milliseconds later.
+    fn lend(&mut self, now: Instant) {
+        self.lent_at = now;
+        self.lent += 1;
+        rustix::thread::sched_yield();
     }
 
     /// Submits what the watches want.
@@ -315,13 +388,10 @@ impl Ring {
 impl Driver for Ring {
     fn reap(&mut self, now: Instant) -> Progress {
         self.end_pauses(now);
-        let mut taken = self.drain();
-        for _ in 0..REAP_ROUNDS {
-            if !self.queues.held_back() {
-                break;
-            }
-            self.enter();
-            taken += self.drain();
+        let mut taken = self.collect();
+        if taken == 0 && self.helped > 0 && now.since_ns(self.lent_at) >= LEND_NS {
+            self.lend(now);
+            taken = self.collect();
         }
         match (taken, self.in_flight) {
             (0, 0) => Progress::Idle,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use spinel_core::{Core, CoreId, Instant, OpenError, Sleeper, Watch};
 
 use crate::options::Options;
+use crate::polled::PolledRing;
 use crate::ring::Ring;
 
 /// Sleeping in a ring that the core's channels share.
@@ -37,6 +38,12 @@ impl Sleeper for RingSleeper {
 pub fn core(id: CoreId, options: Options) -> Result<Core, OpenError> {
     let ring = Rc::new(RefCell::new(Ring::new(&options)?));
     let mut core = Core::new(id, Box::new(RingSleeper(Rc::clone(&ring))));
+    if options.iopoll
+        && let Ok(polled) = PolledRing::new(&options)
+    {
+        ring.borrow_mut().beside_polled();
+        core.adopt(Rc::new(RefCell::new(polled)));
+    }
     core.adopt(ring);
     Ok(core)
 }

@@ -1,6 +1,8 @@
 //! A core with one device and one caller, turned by hand. Knows no reactor.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod root;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
