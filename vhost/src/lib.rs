@@ -20,7 +20,9 @@ mod ring;
 mod session;
 
 pub use blk::{BlkFeatures, Disk};
-pub use controller::{Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, Pin, QUEUES_MAX, StopError};
+pub use controller::{
+    Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, Pin, QUEUES_MAX, StopError,
+};
 pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};
 pub use ring::{RingAddresses, RingError, RingFault, SplitRing};
 pub use session::{MemoryInfo, QueueInfo, SessionInfo};

@@ -35,7 +35,7 @@ use crate::blk::{self, BlkFeatures, Disk};
 use crate::memory::{Leaving, Memory, MemoryError};
 use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply};
 use crate::queue::{Poked, QueueEvent, QueueSetup};
-use crate::ring::{RingError, SplitRing};
+use crate::ring::{RingError, RingFault, SplitRing};
 
 /// What every session of one controller shares.
 pub(crate) struct Served {
@@ -229,7 +229,9 @@ impl Session {
     }
 
     /// Ends it: the queues are stopped and drained, then the memory goes. What has not drained in time comes back, with its memory.
-    pub(crate) fn end(mut self, patience: Duration) -> Option<Quarantine> {
+    ///
+    /// So does the connection: the client sees it close once all of this is done and known.
+    pub(crate) fn end(mut self, patience: Duration) -> (Option<Quarantine>, OwnedFd) {
         let deadline = Deadline::after(patience);
         self.begin_stop_all();
         for vring in &mut self.vrings {
@@ -239,9 +241,9 @@ impl Session {
         let draining: Vec<_> = self.vrings.into_iter().filter_map(Vring::into_draining).collect();
         if draining.is_empty() {
             self.memory.release();
-            return None;
+            return (None, self.socket);
         }
-        Some(Quarantine { disk: Arc::clone(&self.served.disk), draining, memory: self.memory })
+        (Some(Quarantine { disk: Arc::clone(&self.served.disk), draining, memory: self.memory }), self.socket)
     }
 
     /// Brings everything into line after an event or a request: faulted queues stop, wanted ones start, notices go out.
@@ -339,8 +341,9 @@ impl Session {
 
     fn take_events(&mut self) {
         while let Ok(QueueEvent::Fault { index, fault }) = self.events.1.try_recv() {
-            let reason = fault.to_string();
-            tracing::warn!(controller = self.served.name, queue = index, reason, "the guest broke its ring; the queue is stopped");
+            // A ring that was lost reads as zeroes, which breaks all kinds of rules; the loss is what helps to know.
+            let fault = if self.memory.map().poisoned() { RingFault::MemoryLost } else { fault };
+            tracing::warn!(controller = self.served.name, queue = index, reason = %fault, "the guest broke its ring; the queue is stopped");
             self.bar(index, Bar::Faulted);
         }
     }

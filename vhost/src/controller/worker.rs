@@ -147,7 +147,8 @@ impl Worker {
         let ready = wait_for(&[Some(poke), Some(session.socket()), session.front_end(), others], None);
         if let Some(Command::Stop { deadline, reply }) = self.take_command() {
             tracing::info!(controller = self.served.name, "the session ends: the controller is stopped");
-            return self.end(session.end(deadline), &reply, listener);
+            let (left, _connection) = session.end(deadline);
+            return self.end(left, &reply, listener);
         }
         if ready[3] {
             self.queue_noticed = true;
@@ -182,7 +183,8 @@ impl Worker {
         } else {
             tracing::warn!(controller = name, reason = %end, "the connection is closed");
         }
-        match session.end(patience) {
+        let (left, connection) = session.end(patience);
+        let phase = match left {
             None => {
                 tracing::info!(controller = name, "the session's queues have drained and its memory is unmapped");
                 Phase::Listening
@@ -192,7 +194,11 @@ impl Worker {
                 tracing::error!(controller = name, outstanding, "requests did not come back in time: no client is served until they do");
                 Phase::Waiting(Box::new(quarantine))
             }
-        }
+        };
+        // Whoever sees the connection close finds the controller's state up to date.
+        self.publish(&phase);
+        drop(connection);
+        phase
     }
 
     /// Waits for requests that missed their deadline, or for the owner.
