@@ -107,10 +107,18 @@ pub(crate) struct Controller {
     pub(crate) backend_specific: Value,
 }
 
-/// `framework_get_reactors`; times in ticks, of which only shares are made.
+/// `framework_get_reactors`; times in ticks.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Reactors {
+    tick_rate: u64,
     pub(crate) reactors: Vec<Reactor>,
+}
+
+impl Reactors {
+    /// How many ticks so many seconds are.
+    pub(crate) fn ticks(&self, seconds: f64) -> f64 {
+        seconds * self.tick_rate as f64
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

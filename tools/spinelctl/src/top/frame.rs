@@ -44,13 +44,14 @@ impl Disk {
 
 impl Frame {
     pub(super) fn between(before: &Sample, now: &Sample) -> Self {
+        // The daemon's own clock, so that it does not matter when its replies arrive.
+        let seconds = now.iostat.ticks.saturating_sub(before.iostat.ticks) as f64 / now.iostat.tick_rate.max(1) as f64;
+        let per_s = if seconds == 0.0 { 0.0 } else { 1.0 / seconds };
+        let elapsed = Some(now.reactors.ticks(seconds));
         let cores = now.reactors.reactors.iter().map(|reactor| {
             let earlier = before.reactors.reactors.iter().find(|earlier| earlier.lcore == reactor.lcore);
-            Core { core: reactor.lcore, usage: Usage::between(earlier, reactor) }
+            Core { core: reactor.lcore, usage: Usage::between(earlier, reactor, elapsed) }
         });
-        // The daemon's own clock, so that it does not matter when its replies arrive.
-        let ticks = now.iostat.ticks.saturating_sub(before.iostat.ticks);
-        let per_s = if ticks == 0 { 0.0 } else { now.iostat.tick_rate as f64 / ticks as f64 };
         let mut disks: Vec<Disk> = now
             .iostat
             .bdevs

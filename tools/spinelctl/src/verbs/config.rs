@@ -91,9 +91,11 @@ fn call_all(daemon: &mut Daemon, entries: &[&Entry], mut called: usize, total: u
             let Entry { method, params } = entry;
             let about = params.as_ref().and_then(|params| params.get("name").or(params.get("ctrlr"))).and_then(Value::as_str);
             let about = about.map(|name| format!(" for '{name}'")).unwrap_or_default();
-            return Err(Failure::Refused(format!(
-                "the daemon refused {method}{about}: {error}; of {total} calls {called} had been made, and stay in force"
-            )));
+            let state = match called {
+                0 => format!("none of the other {} calls has been made", total - 1),
+                _ => format!("of {total} calls {called} had been made, and stay in force"),
+            };
+            return Err(Failure::Refused(format!("the daemon refused {method}{about}: {error}; {state}")));
         }
         called += 1;
     }

@@ -183,6 +183,6 @@ fn inject(session: &mut Session, inject: Inject) -> Result<(), Failure> {
     let params = json!({"name": name, "io_type": operation, "error_type": error, "num": count});
     session.change("bdev_error_inject_error", params, |_| match operation.as_str() {
         "clear" => format!("{name} fails nothing more"),
-        _ => format!("{name} meets the next {count} requests ({operation}) with {error}"),
+        _ => format!("{name} answers {count} x {operation} with {error}"),
     })
 }

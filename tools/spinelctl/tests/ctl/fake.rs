@@ -105,7 +105,7 @@ fn iostat(look: u64, params: &Value) -> Value {
 
 fn reactors(look: u64) -> Value {
     json!({"tick_rate": 1000, "pid": 1, "reactors": [
-        {"lcore": 0, "tid": 77, "busy": 100 * look, "idle": 900 * look, "spin": 300 * look, "sleep": 600 * look, "loops": 12_345},
+        {"lcore": 0, "tid": 77, "busy": 50 * look, "idle": 450 * look, "spin": 150 * look, "sleep": 300 * look, "loops": 12_345},
         {"lcore": 5, "busy": 1000, "idle": 0},
     ]})
 }

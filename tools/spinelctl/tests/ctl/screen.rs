@@ -91,3 +91,15 @@ fn a_tiny_terminal_shows_what_it_can() {
     read_until(&mut master, "\u{1b}[?1049l");
     assert!(child.wait().expect("it ends").success());
 }
+
+#[test]
+fn a_daemon_that_goes_away_ends_top_with_a_sentence_on_a_terminal_given_back() {
+    let fake = fake();
+    let (mut child, mut master, terminal) = on_a_terminal(&fake, 100, 30);
+    read_until(&mut master, "WRITTEN");
+    drop(fake);
+    let drawn = read_until(&mut master, "spinelctl: ");
+    assert!(drawn.contains("\u{1b}[?1049l"), "{drawn:?}");
+    assert_eq!(child.wait().expect("it ends").code(), Some(3));
+    assert!(tcgetattr(&terminal).expect("a terminal").local_modes.contains(LocalModes::ICANON));
+}
