@@ -11,6 +11,9 @@ use crate::engine::{Engine, TICK_RATE};
 
 const INERT: &[Inert] = &[Inert::number("granularity", 7), Inert::number("min_nsec", 1000), Inert::number("max_nsec", 120_000_000_000)];
 
+/// The last of the ranges of buckets into which SPDK divides 64 bits at a granularity of 7.
+const RANGE_MAX: u32 = 57;
+
 /// SPDK's names of the operations that are counted.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,5 +64,10 @@ pub(super) fn get(engine: &Engine, params: Option<&Value>) -> Answer {
     let buckets = shown.ok_or_else(|| {
         RpcError::wrong_state(format!("the histogram of bdev '{name}' was switched off; bdev_enable_histogram switches it on"))
     })?;
-    Ok(histogram::to_spdk(buckets, TICK_RATE))
+    let mut reply = histogram::to_spdk(buckets, TICK_RATE);
+    // Since SPDK 26.05 the width and the number of the buckets have these names instead of bucket_shift.
+    reply["granularity"] = reply["bucket_shift"].clone();
+    reply["min_range"] = 0.into();
+    reply["max_range"] = RANGE_MAX.into();
+    Ok(reply)
 }

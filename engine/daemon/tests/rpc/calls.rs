@@ -189,6 +189,7 @@ fn histograms_are_there_from_the_start_and_can_be_switched_off() {
     let empty = daemon.done("bdev_get_histogram", json!({"name": "n"}));
     assert_eq!(spinel_control::histogram::from_spdk(&empty).unwrap(), []);
     assert_eq!(empty["tsc_rate"], 1_000_000_000);
+    assert_eq!((&empty["granularity"], &empty["min_range"], &empty["max_range"]), (&json!(7), &json!(0), &json!(57)));
     assert_eq!(daemon.done("bdev_enable_histogram", json!({"name": "n", "enable": false})), true);
     daemon.refused(-1, "bdev_get_histogram", json!({"name": "n"}));
     let enable = json!({"name": "n", "enable": true, "opc": "write_zeroes", "granularity": 7, "min_nsec": 1000});
