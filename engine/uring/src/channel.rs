@@ -117,6 +117,8 @@ impl Drop for UringChannel {
         if std::thread::panicking() {
             return;
         }
+        let held = self.state.slots.len() - self.state.free.len();
+        assert_eq!(held, 0, "a channel was dropped with {held} requests in flight");
         self.state.lane.close(&mut self.ring.borrow_mut());
         if let (Some(lane), Some(polled)) = (self.state.polled, &self.polled) {
             lane.close(polled.borrow_mut().ring());
@@ -415,6 +417,36 @@ mod tests {
             memory.read(segment.offset(), &mut got).unwrap();
             assert_eq!(got, [7; 4096]);
         }
+    }
+
+    #[test]
+    fn zeroes_are_written_where_there_is_no_other_way() {
+        let len_bytes = 1_u32 << 20;
+        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        std::fs::write(file.path(), vec![7; len_bytes as usize]).unwrap();
+        let device = crate::UringDevice::open(file.path(), &DeviceOptions::default()).unwrap();
+        let mut core = crate::core(CoreId(0), Options::default()).unwrap();
+        let mut channel = spinel_core::Device::open(&device, &mut core, 4).unwrap();
+        let mut zero = |unmap, start, blocks| {
+            let op = Op::WriteZeroes { unmap, fua: true };
+            channel.submit(Request { tag: Tag(0), op, at: Instant::default(), start: Lba(start), blocks, segments: &[] });
+            let mut done = Completions::limited(1);
+            while done.as_slice().is_empty() {
+                core.flush();
+                core.reap(Instant::default());
+                channel.poll(Instant::default(), &mut done);
+            }
+            done.as_slice()[0].status
+        };
+        device.shared().cannot(Step::ZeroRange);
+        // More than one piece of zeroes, and not a multiple of it.
+        assert_eq!(zero(false, 1, 1001), Status::Ok);
+        device.shared().cannot(Step::Punch);
+        assert_eq!(zero(true, 1500, 8), Status::Ok);
+        let mut expected = vec![7; len_bytes as usize];
+        expected[512..1002 * 512].fill(0);
+        expected[1500 * 512..1508 * 512].fill(0);
+        assert!(std::fs::read(file.path()).unwrap() == expected);
     }
 
     #[test]

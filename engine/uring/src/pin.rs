@@ -48,7 +48,7 @@ impl fmt::Display for PinError {
         match self {
             Self::Limit { needed_bytes, limit_bytes } => write!(
                 f,
-                "{needed_bytes} bytes cannot be pinned: the limit of locked memory is {limit_bytes} bytes; \
+                "{needed_bytes} bytes cannot be pinned: the limit of locked memory is {limit_bytes} bytes in all; \
                  raise it (ulimit -l, LimitMEMLOCK=) or grant CAP_IPC_LOCK"
             ),
             Self::TooLarge { len_bytes } => write!(f, "a region of {len_bytes} bytes is too large to be registered"),
@@ -97,6 +97,8 @@ pub fn pin(region: &Arc<Region>) -> Result<(), PinError> {
     let registered = unsafe { ring.submitter().register_buffers(&parts) };
     registered.map_err(|source| match Errno::from_io_error(&source) {
         Some(Errno::FAULT | Errno::OPNOTSUPP) => PinError::Kind { source },
+        // The limit counts what other regions and processes of this user have pinned, too.
+        Some(Errno::NOMEM) if let Some(limit_bytes) = limit() => PinError::Limit { needed_bytes: len_bytes, limit_bytes },
         _ => PinError::Kernel { doing: "registering the region's memory", source },
     })?;
     region.pin(Pins { registrar: keep(&ring)?, entries, entry_bytes: ENTRY_BYTES });
@@ -114,12 +116,17 @@ fn keep(ring: &IoUring) -> Result<OwnedFd, PinError> {
     fd.try_clone_to_owned().map_err(|source| PinError::Kernel { doing: "keeping the io_uring of pins", source })
 }
 
+/// How much memory this user may lock, if there is a limit that applies to this process.
+fn limit() -> Option<u64> {
+    if capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK)) {
+        return None;
+    }
+    getrlimit(Resource::Memlock).current
+}
+
 /// Whether so much memory may be locked at all.
 fn check_limit(needed_bytes: u64) -> Result<(), PinError> {
-    if capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK)) {
-        return Ok(());
-    }
-    match getrlimit(Resource::Memlock).current {
+    match limit() {
         Some(limit_bytes) if limit_bytes < needed_bytes => Err(PinError::Limit { needed_bytes, limit_bytes }),
         _ => Ok(()),
     }

@@ -38,6 +38,13 @@ pub(crate) struct Queues {
     _owner: Owner,
 }
 
+impl Drop for Queues {
+    fn drop(&mut self) {
+        // A registration would keep the ring, and every file in its table, until the thread ends.
+        let _ = self.submitter.unregister_ring_fd();
+    }
+}
+
 /// What a ring is made with, from the best to the plainest. Each step drops what older kernels refuse.
 fn variants(options: &Options, iopoll: bool) -> Vec<Builder> {
     let make = |set: &dyn Fn(&mut Builder)| {

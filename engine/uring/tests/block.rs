@@ -59,6 +59,44 @@ fn every_operation_reaches_a_block_device() {
     }
 }
 
+/// How many flushes and discards a block device has completed (Documentation/block/stat.rst).
+fn flushes_and_discards(device: &Loop) -> (u64, u64) {
+    let name = device.path.file_name().unwrap().to_str().unwrap();
+    let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat")).unwrap();
+    let fields: Vec<u64> = stat.split_whitespace().map(|field| field.parse().unwrap()).collect();
+    (fields[15], fields[11])
+}
+
+#[test]
+fn flush_and_fua_reach_the_medium_and_a_plain_write_does_not_wait_for_it() {
+    let Some((_scratch, backing)) = on_loop(512) else { return };
+    let device = open(&backing, None).unwrap();
+    assert!(device.geometry().write_cache, "a loop device caches in the file system below it");
+    let mut rig = rig(&device, 4);
+    let memory = rig.region(4096);
+    let segment = [memory.segment(0, 512).unwrap()];
+    let mut flushed = |op, blocks, segments: &[_]| {
+        let before = flushes_and_discards(&backing).0;
+        assert_eq!(rig.run(op, 0, blocks, segments), Status::Ok);
+        flushes_and_discards(&backing).0 > before
+    };
+    assert!(!flushed(Op::Write { fua: false }, 1, &segment));
+    assert!(flushed(Op::Flush, 0, &[]));
+    assert!(flushed(Op::Write { fua: true }, 1, &segment));
+    assert!(!flushed(Op::WriteZeroes { unmap: false, fua: false }, 1, &[]));
+    assert!(flushed(Op::WriteZeroes { unmap: false, fua: true }, 1, &[]));
+}
+
+#[test]
+fn a_discard_is_a_discard_to_the_block_device() {
+    let Some((_scratch, backing)) = on_loop(512) else { return };
+    let device = open(&backing, None).unwrap();
+    let mut rig = rig(&device, 4);
+    let before = flushes_and_discards(&backing).1;
+    assert_eq!(rig.run(Op::Discard, 8, 64, &[]), Status::Ok);
+    assert!(flushes_and_discards(&backing).1 > before);
+}
+
 #[test]
 fn a_block_device_in_use_is_refused() {
     let Some((_scratch, backing)) = on_loop(512) else { return };

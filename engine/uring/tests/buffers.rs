@@ -150,3 +150,19 @@ fn more_odd_requests_than_chunks_wait_their_turn_on_every_channel_of_the_core() 
         assert_eq!(bytes, pattern(1, 2048 * KIB)[start..start + len_bytes as usize]);
     }
 }
+
+#[test]
+fn a_request_longer_than_the_kernel_transfers_at_once_is_continued() {
+    // 2 GiB less a page is the most of one system call; the file is one hole, and all segments are the same memory.
+    let (segments, segment_bytes) = (128_u32, 17 * 1024 * 1024_u32);
+    let scratch = scratch(KIB);
+    scratch.file().set_len(0).unwrap();
+    scratch.file().set_len(u64::from(segments) * u64::from(segment_bytes)).unwrap();
+    let device = open(&scratch, 4096);
+    let mut rig = rig(&device, 1);
+    let memory = rig.region(u64::from(segment_bytes));
+    memory.write(0, &pattern(1, KIB)).unwrap();
+    let same = vec![memory.segment(0, segment_bytes).unwrap(); segments as usize];
+    assert_eq!(rig.run(Op::Read, 0, segments * (segment_bytes / 4096), &same), Status::Ok);
+    assert_eq!(take(&memory, &[memory.segment(0, 1024).unwrap()]), [0; KIB]);
+}
