@@ -117,7 +117,7 @@ pub enum GuestError {
         emulator_panic: bool,
         /// What its console showed.
         log: PathBuf,
-        /// The end of that, and of what QEMU itself has said.
+        /// The end of that, of what its kernel has said, and of what QEMU has.
         tail: String,
     },
 }
@@ -137,12 +137,39 @@ pub struct Guest {
     name: String,
     process: Process,
     console: UnixStream,
-    socket: PathBuf,
-    log: PathBuf,
-    qemu_log: PathBuf,
+    files: Files,
     unread: Vec<u8>,
     claims: Vec<Claim>,
     reports: Vec<String>,
+}
+
+/// The files of one guest.
+#[derive(Debug)]
+struct Files {
+    script: PathBuf,
+    socket: PathBuf,
+    console_log: PathBuf,
+    kernel_log: PathBuf,
+    qemu_log: PathBuf,
+}
+
+impl Files {
+    fn of(name: &str, sockets: &Path, logs: &Path) -> Self {
+        Self {
+            script: logs.join(format!("{name}.sh")),
+            socket: sockets.join(format!("{name}.console")),
+            console_log: logs.join(format!("{name}.console.log")),
+            kernel_log: logs.join(format!("{name}.kernel.log")),
+            qemu_log: logs.join(format!("{name}.qemu.log")),
+        }
+    }
+
+    /// Removes what an earlier guest of this name has left.
+    fn clear(&self) {
+        for file in [&self.socket, &self.console_log, &self.kernel_log, &self.qemu_log] {
+            let _ = fs::remove_file(file);
+        }
+    }
 }
 
 impl Maker {
@@ -153,26 +180,20 @@ impl Maker {
     pub fn boot(&self, plan: &Plan, sockets: &Path, logs: &Path) -> Result<Guest, GuestError> {
         let name = plan.name.clone();
         let failed = |source| GuestError::Console { name: name.clone(), source };
-        let log = logs.join(format!("{name}.console.log"));
-        let qemu_log = logs.join(format!("{name}.qemu.log"));
-        let script = logs.join(format!("{name}.sh"));
-        let socket = sockets.join(format!("{name}.console"));
-        let errors = open_log(&qemu_log)?;
-        fs::write(&script, format!("{PRELUDE}\n{}", plan.script)).map_err(failed)?;
-        // What an earlier guest of this name has left.
-        let _ = fs::remove_file(&socket);
-        let _ = fs::remove_file(&log);
-
-        let mut command = self.command(plan, &script, &socket, &log);
-        let output = errors.try_clone().map_err(failed)?;
+        let files = Files::of(&name, sockets, logs);
+        files.clear();
+        fs::write(&files.script, format!("{PRELUDE}\n{}", plan.script)).map_err(failed)?;
+        let mut command = self.command(plan, &files);
+        let output = open_log(&files.qemu_log)?;
+        let errors = output.try_clone().map_err(failed)?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let mut process = Process::start("qemu-system-x86_64", &mut command)?;
-        let console = connect(&mut process, &socket, &qemu_log)?.map_err(failed)?;
-        Ok(Guest { name, process, console, socket, log, qemu_log, unread: Vec::new(), claims: Vec::new(), reports: Vec::new() })
+        let console = connect(&mut process, &files)?.map_err(failed)?;
+        Ok(Guest { name, process, console, files, unread: Vec::new(), claims: Vec::new(), reports: Vec::new() })
     }
 
     /// The whole command line of QEMU.
-    fn command(&self, plan: &Plan, script: &Path, socket: &Path, log: &Path) -> Command {
+    fn command(&self, plan: &Plan, files: &Files) -> Command {
         let mut command = self.packages.command("qemu-system-x86_64");
         command.env("QEMU_MODULE_DIR", self.packages.path("usr/lib/x86_64-linux-gnu/qemu"));
         for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
@@ -190,11 +211,13 @@ impl Maker {
         command.arg("-initrd").arg(&self.image.initramfs);
         command.args(["-append", &kernel_arguments(self.accelerator)]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
-        command.arg("-fw_cfg").arg(option("name=opt/spinel/script,file=", script));
+        command.arg("-fw_cfg").arg(option("name=opt/spinel/script,file=", &files.script));
+        command.arg("-serial").arg(option("file:", &files.kernel_log));
         // QEMU waits for us at the console before it starts, so that no line of it is missed.
-        let mut chardev = option("socket,id=console,server=on,wait=on,path=", socket);
-        chardev.push(option(",logfile=", log));
-        command.arg("-chardev").arg(chardev).args(["-serial", "chardev:console"]);
+        let mut chardev = option("socket,id=console,server=on,wait=on,path=", &files.socket);
+        chardev.push(option(",logfile=", &files.console_log));
+        command.arg("-chardev").arg(chardev);
+        command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]);
         for (number, disk) in plan.disks.iter().enumerate() {
             let id = format!("disk{number}");
             command.arg("-chardev").arg(option(&format!("socket,id={id},path="), &disk.socket));
@@ -226,18 +249,18 @@ fn kernel_arguments(accelerator: Accelerator) -> String {
 }
 
 /// Connects to the console as soon as QEMU listens there.
-fn connect(process: &mut Process, socket: &Path, log: &Path) -> Result<io::Result<UnixStream>, RunError> {
+fn connect(process: &mut Process, files: &Files) -> Result<io::Result<UnixStream>, RunError> {
     let deadline = Deadline::after_s(30);
     loop {
-        match UnixStream::connect(socket) {
+        match UnixStream::connect(&files.socket) {
             Err(e) if deadline.left().is_none() => return Ok(Err(e)),
             Err(_) => {}
             connected => return Ok(connected),
         }
         // The event waited for is QEMU's end; a socket that is not there yet is looked for at every round.
         if let Some(status) = process.wait_until(Deadline::after(Duration::from_millis(20)))? {
-            let program = "qemu-system-x86_64".to_owned();
-            return Err(RunError::Failed { program, status, log: log.to_owned(), tail: tail(log, 5) });
+            let (program, log) = ("qemu-system-x86_64".to_owned(), files.qemu_log.clone());
+            return Err(RunError::Failed { program, status, tail: tail(&log, 5), log });
         }
     }
 }
@@ -284,7 +307,7 @@ impl Guest {
     /// What the console has shown.
     #[must_use]
     pub fn log(&self) -> &Path {
-        &self.log
+        &self.files.console_log
     }
 
     /// Waits for the script's end, and answers every claim the guest has made, those that did not hold too.
@@ -313,7 +336,7 @@ impl Guest {
     /// Lets the guest outlive this program.
     #[must_use]
     pub fn leave_running(self) -> Left {
-        Left { process_id: self.process.leave_running(), console: self.socket, log: self.log }
+        Left { process_id: self.process.leave_running(), console: self.files.socket, log: self.files.console_log }
     }
 
     /// The next console line, or nothing at the console's end. Claims are noted on the way.
@@ -336,8 +359,12 @@ impl Guest {
 
     fn read_some(&mut self, awaited: &str, deadline: Deadline) -> Result<bool, GuestError> {
         let failed = |source| GuestError::Console { name: self.name.clone(), source };
-        let late =
-            || GuestError::Late { name: self.name.clone(), awaited: awaited.to_owned(), log: self.log.clone(), tail: tail(&self.log, 10) };
+        let late = || GuestError::Late {
+            name: self.name.clone(),
+            awaited: awaited.to_owned(),
+            log: self.files.console_log.clone(),
+            tail: tail(&self.files.console_log, 10),
+        };
         let left = deadline.left().ok_or_else(late)?;
         self.console.set_read_timeout(Some(left)).map_err(failed)?;
         let mut buffer = [0; 4096];
@@ -378,21 +405,21 @@ impl Guest {
         let late = || GuestError::Late {
             name: self.name.clone(),
             awaited: "the end of QEMU".to_owned(),
-            log: self.log.clone(),
-            tail: tail(&self.log, 10),
+            log: self.files.console_log.clone(),
+            tail: tail(&self.files.console_log, 10),
         };
         self.process.wait_until(deadline)?.ok_or_else(late)
     }
 
     fn failure(&self, status: ExitStatus) -> GuestError {
-        let (name, log, tail) = (self.name.clone(), self.log.clone(), tail(&self.log, 15));
+        let (name, log) = (self.name.clone(), self.files.console_log.clone());
+        let said = tail(&log, 15);
         if matches!(status.code(), Some(PASSED | FAILED)) {
-            return GuestError::Script { name, log, tail };
+            return GuestError::Script { name, log, tail: said };
         }
-        let console = fs::read(&self.log).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
-        let emulator_panic = console.contains("PANIC: double fault");
-        let tail = tail + &crate::process::tail(&self.qemu_log, 5);
+        let kernel = fs::read(&self.files.kernel_log).unwrap_or_default();
+        let emulator_panic = String::from_utf8_lossy(&kernel).contains("PANIC: double fault");
+        let tail = said + &tail(&self.files.kernel_log, 10) + &tail(&self.files.qemu_log, 5);
         GuestError::Crashed { name, status, emulator_panic, log, tail }
     }
 }

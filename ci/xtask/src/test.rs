@@ -130,8 +130,10 @@ fn guests(project: &Project, logs: &Path, agreed: Result<(), Failure>, chosen: &
     if let Some((bench, _sockets)) = &bench {
         let chosen = if chosen.is_empty() { CASES } else { chosen };
         rows.extend(chosen.iter().map(|case| row(&format!("guest {}", case.name), |_| run_case(case, bench))));
-        // A gigabyte of disks serves nobody any more; the logs stay.
-        let _ = fs::remove_dir_all(&bench.disks);
+        // A gigabyte of disks serves nobody any more, unless somebody has to find out what went wrong.
+        if rows.iter().all(|row| row.outcome == Outcome::Passed) {
+            let _ = fs::remove_dir_all(&bench.disks);
+        }
     }
     rows
 }
