@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spinel_core::mem::{GuestMap, Segment};
 use spinel_core::{Device, Geometry, Lba, Meters, Op, Status};
 
-use crate::ring::{Buffer, RingFault};
+use crate::ring::{Descriptor, RingFault};
 
 /// A disk as vhost serves it.
 pub struct Disk {
@@ -142,95 +142,136 @@ pub(crate) fn status_byte(status: Status) -> u8 {
     }
 }
 
-/// The buffers of one chain: the header's bytes, and the rest as segments, in a reused space.
+/// The buffers of one chain: the header's bytes, the data as segments in a reused space, and where the status goes.
 #[derive(Debug)]
 pub(crate) struct Chain {
     header: [u64; 2],
-    header_bytes: u32,
     segments: Vec<Segment>,
+    /// How many of the segments the device only reads; they come first.
     readable: usize,
-    /// The last writable segment of a chain with more of them than there is room for.
-    overflow: Option<Segment>,
+    status: Option<Segment>,
+    overflow: bool,
 }
 
 const HEADER_BYTES: u32 = 16;
 
 impl Chain {
-    /// Space for `segments_max` data segments and the status, and a few seams between memory regions.
-    pub(crate) fn new(segments_max: u16) -> Self {
-        Self { header: [0; 2], header_bytes: 0, segments: Vec::with_capacity(usize::from(segments_max) + 8), readable: 0, overflow: None }
+    /// Where the status byte goes.
+    #[inline]
+    pub(crate) fn status(&self) -> Segment {
+        self.status.expect("gather found it or failed")
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.header_bytes = 0;
+    /// Space for `segments_max` data segments, and a few seams between memory regions.
+    pub(crate) fn new(segments_max: u16) -> Self {
+        let segments = Vec::with_capacity(usize::from(segments_max) + 8);
+        Self { header: [0; 2], segments, readable: 0, status: None, overflow: false }
+    }
+
+    /// Reads a chain's buffers: 16 readable bytes of header, data, one writable byte of status, however they are cut
+    /// (virtio 1.2, 2.7.4.4: no assumption about framing).
+    #[inline]
+    pub(crate) fn gather(
+        &mut self,
+        head: u16,
+        mut descriptors: impl Iterator<Item = Descriptor> + Clone,
+        guest: &GuestMap,
+    ) -> Result<(), RingFault> {
         self.segments.clear();
         self.readable = 0;
-        self.overflow = None;
+        self.status = None;
+        self.overflow = false;
+        match descriptors.next() {
+            Some(first) if first.len_bytes() == HEADER_BYTES && !first.writable() => {
+                guest.load(first.address(), std::slice::from_mut(&mut self.header)).map_err(RingFault::Memory)?;
+            }
+            Some(first) => self.gather_header(head, first, &mut descriptors, guest)?,
+            None => return Err(RingFault::NoHeader(head)),
+        }
+        for descriptor in descriptors {
+            self.add(head, descriptor.address(), descriptor.len_bytes(), descriptor.writable(), guest)?;
+        }
+        if self.status.is_none() {
+            self.split_status(head)?;
+        }
+        Ok(())
     }
 
-    /// Adds a buffer. The first 16 readable bytes are the header, however they are cut (virtio 1.2, 2.7.4.4: no assumption about framing).
     #[inline]
-    pub(crate) fn push(&mut self, guest: &GuestMap, buffer: Buffer) -> Result<(), RingFault> {
-        let mut buffer = buffer;
-        if !buffer.writable && self.header_bytes < HEADER_BYTES {
-            if self.header_bytes == 0 && buffer.len_bytes == HEADER_BYTES {
-                self.header_bytes = HEADER_BYTES;
-                return guest.load(buffer.address, std::slice::from_mut(&mut self.header)).map_err(RingFault::Memory);
-            }
-            buffer = self.take_header(guest, buffer)?;
+    fn add(&mut self, head: u16, address: u64, len_bytes: u32, writable: bool, guest: &GuestMap) -> Result<(), RingFault> {
+        if let Some(status) = self.status.take() {
+            // What looked like the status was not the last buffer.
+            self.keep(status);
         }
-        if buffer.len_bytes == 0 {
+        if !writable && self.segments.len() > self.readable {
+            return Err(RingFault::Order(head));
+        }
+        if len_bytes == 0 {
             return Ok(());
         }
-        let each = |segment| {
-            if self.segments.len() == self.segments.capacity() {
-                self.overflow = Some(segment);
-            } else {
-                self.segments.push(segment);
-                self.readable += usize::from(!buffer.writable);
-            }
-        };
-        guest.segments(buffer.address, buffer.len_bytes, each).map_err(RingFault::Memory)
+        if writable && len_bytes == 1 {
+            return guest.segments(address, 1, |segment| self.status = Some(segment)).map_err(RingFault::Memory);
+        }
+        guest.segments(address, len_bytes, |segment| self.keep(segment)).map_err(RingFault::Memory)?;
+        if !writable {
+            self.readable = self.segments.len();
+        }
+        Ok(())
     }
 
-    /// Moves bytes from the front of a buffer to the header; returns what is left of the buffer.
+    #[inline]
+    fn keep(&mut self, segment: Segment) {
+        if self.segments.len() == self.segments.capacity() {
+            self.overflow = true;
+            // The last one is kept in any case: its end may be the status.
+            self.segments.pop();
+        }
+        self.segments.push(segment);
+    }
+
+    /// A header that is cut in pieces, or has data behind it in the same buffer.
     #[cold]
-    fn take_header(&mut self, guest: &GuestMap, buffer: Buffer) -> Result<Buffer, RingFault> {
-        let [low, high] = self.header.map(u64::to_ne_bytes);
+    fn gather_header(
+        &mut self,
+        head: u16,
+        first: Descriptor,
+        descriptors: &mut impl Iterator<Item = Descriptor>,
+        guest: &GuestMap,
+    ) -> Result<(), RingFault> {
         let mut bytes = [0; HEADER_BYTES as usize];
-        bytes[..8].copy_from_slice(&low);
-        bytes[8..].copy_from_slice(&high);
-        let here = buffer.len_bytes.min(HEADER_BYTES - self.header_bytes);
-        let from = self.header_bytes as usize;
-        guest.load(buffer.address, &mut bytes[from..from + here as usize]).map_err(RingFault::Memory)?;
-        self.header_bytes += here;
-        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-        self.header = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
-        // Adding may wrap only where loading has failed before.
-        Ok(Buffer { address: buffer.address.wrapping_add(u64::from(here)), len_bytes: buffer.len_bytes - here, ..buffer })
+        let mut filled: u32 = 0;
+        let mut descriptor = first;
+        while !descriptor.writable() {
+            let here = descriptor.len_bytes().min(HEADER_BYTES - filled);
+            let into = &mut bytes[filled as usize..(filled + here) as usize];
+            guest.load(descriptor.address(), into).map_err(RingFault::Memory)?;
+            filled += here;
+            if filled == HEADER_BYTES {
+                let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+                self.header = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
+                // The bytes before were loaded, so this address exists, unless nothing is left behind it.
+                let address = descriptor.address().wrapping_add(u64::from(here));
+                return self.add(head, address, descriptor.len_bytes() - here, false, guest);
+            }
+            descriptor = descriptors.next().ok_or(RingFault::NoHeader(head))?;
+        }
+        Err(RingFault::NoHeader(head))
+    }
+
+    /// The status is the last byte of a longer buffer.
+    #[cold]
+    fn split_status(&mut self, head: u16) -> Result<(), RingFault> {
+        let last = self.segments[self.readable..].last_mut().ok_or(RingFault::NoStatus(head))?;
+        let (data, status) = last.split_at(last.len_bytes() - 1);
+        *last = data;
+        self.status = Some(status);
+        Ok(())
     }
 
     /// The request type and the sector.
-    fn header(&self) -> Option<(u32, u64)> {
+    fn header(&self) -> (u32, u64) {
         let [a, b, c, d, ..] = u64::from_le(self.header[0]).to_le_bytes();
-        let kind = u32::from_le_bytes([a, b, c, d]);
-        (self.header_bytes == HEADER_BYTES).then_some((kind, u64::from_le(self.header[1])))
-    }
-
-    /// Takes the status byte off the end of the writable segments.
-    fn take_status(&mut self) -> Option<Segment> {
-        if let Some(last) = self.overflow {
-            // Only the order of buffers is known of what did not fit: the last one is writable if any is.
-            return Some(last.split_at(last.len_bytes() - 1).1);
-        }
-        let last = self.segments[self.readable..].last_mut()?;
-        let (data, status) = last.split_at(last.len_bytes() - 1);
-        if data.len_bytes() == 0 {
-            self.segments.pop();
-        } else {
-            *last = data;
-        }
-        Some(status)
+        (u32::from_le_bytes([a, b, c, d]), u64::from_le(self.header[1]))
     }
 }
 
@@ -278,22 +319,15 @@ impl Terms {
 const FAILED: Asked<'static> = Asked::Answer { status: S_IOERR, written_bytes: 1 };
 const UNSUPPORTED: Asked<'static> = Asked::Answer { status: S_UNSUPP, written_bytes: 1 };
 
-/// Turns a chain into a request, and finds where its status goes. Whatever is wrong with the request alone is answered, not punished.
-pub(crate) fn parse<'a>(
-    head: u16,
-    chain: &'a mut Chain,
-    guest: &GuestMap,
-    terms: &Terms,
-    serial: &str,
-) -> Result<(Segment, Asked<'a>), RingFault> {
-    let (kind, sector) = chain.header().ok_or(RingFault::NoHeader(head))?;
-    let status = chain.take_status().ok_or(RingFault::NoStatus(head))?;
-    let chain: &Chain = chain;
+/// Turns a chain into a request. Whatever is wrong with the request alone is answered, not punished.
+#[inline]
+pub(crate) fn parse<'a>(chain: &'a Chain, guest: &GuestMap, terms: &Terms, serial: &str) -> Asked<'a> {
+    let (kind, sector) = chain.header();
     let (readable, writable) = chain.segments.split_at(chain.readable);
-    if chain.overflow.is_some() {
-        return Ok((status, FAILED));
+    if chain.overflow {
+        return FAILED;
     }
-    let asked = match kind {
+    match kind {
         T_IN => transfer(Op::Read, sector, writable, terms),
         T_OUT if terms.read_only => FAILED,
         T_OUT => transfer(Op::Write { fua: terms.stable_writes }, sector, readable, terms),
@@ -302,10 +336,10 @@ pub(crate) fn parse<'a>(
         T_DISCARD if terms.features.discard && !terms.read_only => range(false, guest, readable, terms),
         T_WRITE_ZEROES if terms.features.write_zeroes && !terms.read_only => range(true, guest, readable, terms),
         _ => UNSUPPORTED,
-    };
-    Ok((status, asked))
+    }
 }
 
+#[inline]
 fn transfer<'a>(op: Op, sector: u64, segments: &'a [Segment], terms: &Terms) -> Asked<'a> {
     let len_bytes: u64 = segments.iter().map(|segment| u64::from(segment.len_bytes())).sum();
     let whole = len_bytes.is_multiple_of(u64::from(SECTOR_BYTES)) && segments.len() <= usize::from(terms.segments_max);

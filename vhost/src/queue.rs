@@ -185,16 +185,15 @@ impl Queue {
             return Err(RingFault::HeadInFlight(head));
         }
         let QueueSetup { ring, guest, disk, .. } = &mut self.setup;
-        self.chain.clear();
-        ring.walk(head, guest, |buffer| self.chain.push(guest, buffer))?;
-        let tag = Tag::of(slot);
-        let (status, asked) = blk::parse(head, &mut self.chain, guest, &self.terms, &disk.serial)?;
+        self.chain.gather(head, ring.chain(head, guest)?, guest)?;
+        let status = self.chain.status();
+        let asked = blk::parse(&self.chain, guest, &self.terms, &disk.serial);
         match asked {
             Asked::Submit { op, start, blocks, segments } => {
                 let bytes = blocks.saturating_mul(self.terms.block_bytes);
                 self.flights[slot] = Some(Flight { op: op.kind(), status, bytes, started: now });
                 self.in_flight += 1;
-                self.channel.submit(Request { tag, op, at: now, start, blocks, segments });
+                self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments });
             }
             Asked::Answer { status: answer, written_bytes } => finish(ring, guest, head, status, answer, written_bytes),
         }

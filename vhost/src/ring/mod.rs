@@ -2,5 +2,5 @@
 
 mod split;
 
-pub(crate) use split::Buffer;
+pub(crate) use split::Descriptor;
 pub use split::{RingAddresses, RingError, RingFault, SplitRing};

@@ -113,43 +113,45 @@ const NO_NOTIFICATION: u16 = 1;
 const TABLE_MAX: u32 = 1024;
 const DESCRIPTOR_BYTES: u32 = 16;
 
-/// One buffer of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Buffer {
-    /// Guest-physical address.
-    pub(crate) address: u64,
-    /// Length in bytes.
-    pub(crate) len_bytes: u32,
-    /// Whether the device writes it.
-    pub(crate) writable: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Descriptor {
-    address: u64,
-    len_bytes: u32,
-    flags: u16,
-    next: u16,
-}
+/// One descriptor, copied out of the guest's memory (virtio 1.2, 2.7.5).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Descriptor([u64; 2]);
 
 impl Descriptor {
+    /// Guest-physical address of the buffer.
     #[inline]
-    fn decode(raw: [u64; 2]) -> Self {
-        let [a, b, c, d, e, f, g, h] = u64::from_le(raw[1]).to_le_bytes();
-        Self {
-            address: u64::from_le(raw[0]),
-            len_bytes: u32::from_le_bytes([a, b, c, d]),
-            flags: u16::from_le_bytes([e, f]),
-            next: u16::from_le_bytes([g, h]),
-        }
+    pub(crate) fn address(self) -> u64 {
+        u64::from_le(self.0[0])
     }
 
+    /// Length of the buffer in bytes.
+    #[inline]
+    pub(crate) fn len_bytes(self) -> u32 {
+        let [a, b, c, d, ..] = u64::from_le(self.0[1]).to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// Whether the device writes the buffer.
+    #[inline]
+    pub(crate) fn writable(self) -> bool {
+        self.has(WRITE)
+    }
+
+    #[inline]
+    fn flags(self) -> u16 {
+        let [_, _, _, _, a, b, ..] = u64::from_le(self.0[1]).to_le_bytes();
+        u16::from_le_bytes([a, b])
+    }
+
+    #[inline]
     fn has(self, flag: u16) -> bool {
-        self.flags & flag != 0
+        self.flags() & flag != 0
     }
 
-    fn buffer(self) -> Buffer {
-        Buffer { address: self.address, len_bytes: self.len_bytes, writable: self.has(WRITE) }
+    #[inline]
+    fn next(self) -> Option<u16> {
+        let [.., a, b] = u64::from_le(self.0[1]).to_le_bytes();
+        self.has(NEXT).then_some(u16::from_le_bytes([a, b]))
     }
 }
 
@@ -176,6 +178,8 @@ pub struct SplitRing {
     published: u16,
     /// Where indirect tables are copied to.
     table: Box<[[u64; 2]]>,
+    /// Where chains whose links jump are put in order; never more than the ring and one table hold.
+    chain: Vec<[u64; 2]>,
 }
 
 fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32) -> Result<Array<T>, RingError> {
@@ -226,6 +230,7 @@ impl SplitRing {
             next_used,
             published: next_used,
             table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),
+            chain: Vec::with_capacity(usize::from(size) + TABLE_MAX as usize),
         })
     }
 
@@ -275,63 +280,70 @@ impl SplitRing {
         }
     }
 
-    /// Reads a chain once, buffer by buffer: readable ones first, then writable ones, at most as many as the ring or the table is long.
-    pub(crate) fn walk(
-        &mut self,
-        head: u16,
-        guest: &GuestMap,
-        mut each: impl FnMut(Buffer) -> Result<(), RingFault>,
-    ) -> Result<(), RingFault> {
-        let mut index = head;
-        let mut written = false;
-        for _ in 0..self.size {
-            let descriptor = Descriptor::decode(self.descriptors.get(u32::from(index)));
-            if descriptor.has(INDIRECT) {
-                return self.walk_table(head, descriptor, guest, written, each);
-            }
-            written = in_order(head, written, descriptor)?;
-            each(descriptor.buffer())?;
-            if !descriptor.has(NEXT) {
-                return Ok(());
-            }
-            index = descriptor.next;
-            if index >= self.size {
-                return Err(RingFault::DescriptorIndex(index));
-            }
-        }
-        Err(RingFault::ChainTooLong(head))
+    /// The descriptors of a chain in their order, each copied out of the guest's memory once; none of them names a table.
+    #[inline]
+    pub(crate) fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<impl Iterator<Item = Descriptor> + Clone, RingFault> {
+        let first = Descriptor(self.descriptors.get(u32::from(head)));
+        let chain: &[[u64; 2]] = if first.has(INDIRECT) {
+            let entries = self.copy_table(head, first, guest)?;
+            if in_sequence(&self.table[..entries]) { &self.table[..entries] } else { self.follow(head, guest)? }
+        } else {
+            self.follow(head, guest)?
+        };
+        Ok(chain.iter().map(|raw| Descriptor(*raw)))
     }
 
-    fn walk_table(
-        &mut self,
-        head: u16,
-        outer: Descriptor,
-        guest: &GuestMap,
-        mut written: bool,
-        mut each: impl FnMut(Buffer) -> Result<(), RingFault>,
-    ) -> Result<(), RingFault> {
-        let entries = outer.len_bytes / DESCRIPTOR_BYTES;
-        let ragged = !outer.len_bytes.is_multiple_of(DESCRIPTOR_BYTES);
+    /// Copies an indirect table, all of it and once; the guest may change its own copy as it likes. Answers its number of entries.
+    #[inline]
+    fn copy_table(&mut self, head: u16, outer: Descriptor, guest: &GuestMap) -> Result<usize, RingFault> {
+        let entries = outer.len_bytes() / DESCRIPTOR_BYTES;
+        let ragged = !outer.len_bytes().is_multiple_of(DESCRIPTOR_BYTES);
         if !self.indirect || outer.has(NEXT) || ragged || entries == 0 || entries > TABLE_MAX {
             return Err(RingFault::Indirect(head));
         }
-        // The whole table is copied once; the guest may change its own copy as it likes.
-        let table = &mut self.table[..entries as usize];
-        guest.load(outer.address, table).map_err(RingFault::Memory)?;
-        let mut index = 0;
-        for _ in 0..entries {
-            let descriptor = Descriptor::decode(*table.get(usize::from(index)).ok_or(RingFault::DescriptorIndex(index))?);
+        guest.load(outer.address(), &mut self.table[..entries as usize]).map_err(RingFault::Memory)?;
+        Ok(entries as usize)
+    }
+
+    /// Puts a chain in order by its links: through the ring's table and, at its end, an indirect one (virtio 1.2, 2.7.5.3.1).
+    fn follow(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
+        self.chain.clear();
+        let mut next = Some(head);
+        while let Some(index) = next {
+            if index >= self.size {
+                return Err(RingFault::DescriptorIndex(index));
+            }
+            if self.chain.len() == usize::from(self.size) {
+                return Err(RingFault::ChainTooLong(head));
+            }
+            let descriptor = Descriptor(self.descriptors.get(u32::from(index)));
+            if descriptor.has(INDIRECT) {
+                let entries = self.copy_table(head, descriptor, guest)?;
+                return self.follow_table(head, entries);
+            }
+            self.chain.push(descriptor.0);
+            next = descriptor.next();
+        }
+        Ok(&self.chain)
+    }
+
+    fn follow_table(&mut self, head: u16, entries: usize) -> Result<&[[u64; 2]], RingFault> {
+        let mut next = Some(0);
+        let mut left = entries;
+        while let Some(index) = next {
+            let raw = self.table[..entries].get(usize::from(index)).ok_or(RingFault::DescriptorIndex(index))?;
+            let descriptor = Descriptor(*raw);
             if descriptor.has(INDIRECT) {
                 return Err(RingFault::Indirect(head));
             }
-            written = in_order(head, written, descriptor)?;
-            each(descriptor.buffer())?;
-            if !descriptor.has(NEXT) {
-                return Ok(());
+            if left == 0 {
+                return Err(RingFault::ChainTooLong(head));
             }
-            index = descriptor.next;
+            left -= 1;
+            self.chain.push(descriptor.0);
+            next = descriptor.next();
         }
-        Err(RingFault::ChainTooLong(head))
+        Ok(&self.chain)
     }
 
     /// Puts a finished chain into the used ring; `publish` makes it visible.
@@ -386,10 +398,14 @@ impl SplitRing {
     }
 }
 
-/// Readable buffers come before writable ones (virtio 1.2, 2.7.4.2). Answers whether a writable one has been seen.
-fn in_order(head: u16, written: bool, descriptor: Descriptor) -> Result<bool, RingFault> {
-    let writable = descriptor.has(WRITE);
-    if written && !writable { Err(RingFault::Order(head)) } else { Ok(writable) }
+/// Whether a table's entries are one chain from the first to the last, as every ordinary driver lays them out.
+#[inline]
+fn in_sequence(table: &[[u64; 2]]) -> bool {
+    (1..).zip(table).all(|(following, raw)| {
+        let descriptor = Descriptor(*raw);
+        let next = if usize::from(following) < table.len() { Some(following) } else { None };
+        !descriptor.has(INDIRECT) && descriptor.next() == next
+    })
 }
 
 #[cfg(test)]
