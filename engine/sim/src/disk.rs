@@ -185,6 +185,11 @@ impl SimDisk {
         self.locked().mishaps[kind.index()].extend(std::iter::repeat_n(mishap, count));
     }
 
+    /// Forgets what was injected and has not happened yet.
+    pub fn clear(&self) {
+        self.locked().mishaps = Default::default();
+    }
+
     /// Lets hung requests go on. A core notices on its next poll.
     pub fn release(&self) {
         self.locked().releases += 1;

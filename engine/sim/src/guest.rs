@@ -38,7 +38,7 @@ pub struct SimGuest {
     region: Arc<Region>,
     /// Where its memory begins, from [`GUEST_BASE`] and [`USER_BASE`].
     shift: u64,
-    /// flags, idx, ring[size], used_event.
+    /// flags, idx, the ring, used_event.
     pub available: Array<u16>,
     /// flags, idx.
     pub used: Array<u16>,

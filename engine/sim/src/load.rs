@@ -118,14 +118,13 @@ impl Load {
     ///
     /// # Panics
     /// If the rig's memory is too small for the depth.
-    pub fn open(rig: &mut Rig, device: &dyn Device, checker: Checker, options: LoadOptions, prng: Prng) -> Result<Self, OpenError> {
+    pub fn open(rig: &mut Rig, device: &dyn Device, checker: Checker, options: LoadOptions, mut prng: Prng) -> Result<Self, OpenError> {
         let geometry = device.geometry();
         let cell_bytes = options.blocks_max * geometry.block_bytes + SLACK_BYTES;
         let needed = u64::from(cell_bytes) * u64::from(options.depth);
         assert!(needed <= rig.memory.len_bytes(), "the load needs {needed} bytes of memory");
         let channel = device.open(&mut rig.core, options.depth)?;
         let slots = Slots::new(usize::from(options.depth));
-        let mut prng = prng;
         // A small batch now and then: a channel has to keep what does not fit.
         let batch = Completions::limited(1 + prng.index(Completions::BATCH));
         Ok(Self { options, geometry, channel, checker, prng, slots, cell_bytes, batch, trace: Trace::default() })
@@ -143,15 +142,29 @@ impl Load {
         })
     }
 
+    /// Writes every block once and waits for all of it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn fill(&mut self, rig: &mut Rig) -> Result<(), Failure> {
+        self.pass(rig, Op::Write { fua: false })
+    }
+
     /// Reads every block once and waits for all of it.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub fn sweep(&mut self, rig: &mut Rig) -> Result<(), Failure> {
+        self.pass(rig, Op::Read)
+    }
+
+    /// Does the same to every block.
+    fn pass(&mut self, rig: &mut Rig, op: Op) -> Result<(), Failure> {
         let mut start = 0;
         self.drive(rig, |load| {
-            let blocks = load.options.blocks_max.min(u32::try_from(load.geometry.block_count - start).unwrap_or(u32::MAX));
-            let ask = Ask { op: Op::Read, start: Lba(start), blocks };
+            let left = load.geometry.block_count - start;
+            let blocks = u32::try_from(left).unwrap_or(u32::MAX).min(load.options.blocks_max);
+            let ask = Ask { op, start: Lba(start), blocks };
             start += u64::from(blocks);
             (blocks > 0).then_some(ask)
         })
