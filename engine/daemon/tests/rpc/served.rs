@@ -187,3 +187,33 @@ fn both_modes_serve() {
         assert!(daemon.stop().status.success());
     }
 }
+
+#[test]
+fn guest_memory_is_pinned_where_that_is_asked_for() {
+    let mut daemon = Daemon::start_with(tempfile::TempDir::new().unwrap(), ["--pin-guest-memory", "--log-level", "INFO"]);
+    memory(&daemon);
+    daemon.done("vhost_create_blk_controller", json!({"ctrlr": "vm0", "dev_name": "m"}));
+    let mut guest = Guest::connect(&daemon.folder().join("vhost/vm0"));
+    guest.flush();
+    assert_eq!(guest.ended(), 0);
+    daemon.wait_for_log("guest memory are pinned");
+    guest.flush();
+    assert_eq!(guest.ended(), 0);
+}
+
+#[test]
+fn a_file_that_was_served_is_free_once_its_bdev_is_deleted() {
+    let make = |daemon: &Daemon| {
+        file(daemon.folder(), "disk", 1 << 20);
+        daemon.done("bdev_uring_create", json!({"name": "u", "filename": "disk"}));
+    };
+    let (daemon, mut guest) = serving(make, "u");
+    guest.write_zeroes(4096);
+    assert_eq!(guest.ended(), 0);
+    guest.flush();
+    assert_eq!(guest.ended(), 0);
+    daemon.done("vhost_delete_controller", json!({"ctrlr": "vm0"}));
+    daemon.done("bdev_uring_delete", json!({"name": "u"}));
+    let disk = std::fs::File::open(daemon.folder().join("disk")).unwrap();
+    rustix::fs::flock(&disk, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("nobody holds its lock");
+}
