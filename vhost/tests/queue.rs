@@ -233,3 +233,68 @@ fn a_core_may_sleep_only_when_the_guest_has_been_asked_to_kick() {
         bench.finish(1);
     }
 }
+
+/// Puts a chain of direct descriptors into the ring by hand: address from the guest's base, length, device-writable.
+fn post_raw(bench: &mut Bench, chain: &[(u64, u64, bool)]) {
+    for (at, (address, len_bytes, writable)) in (0_u64..).zip(chain) {
+        let last = at + 1 == u64::try_from(chain.len()).unwrap();
+        let flags = u64::from(!last) | (u64::from(*writable) << 1);
+        let index = u32::try_from(at).unwrap();
+        bench.guest.descriptors.set(index, [GUEST_BASE + address, len_bytes | (flags << 32) | ((at + 1) << 48)]);
+    }
+    bench.guest.offer(0);
+    bench.guest.publish();
+    for _ in 0..5 {
+        bench.turn();
+    }
+}
+
+#[test]
+fn header_data_and_status_may_be_cut_and_joined_in_any_way() {
+    const AT: u64 = 0x20000;
+    let cuts: [&[(u64, u64, bool)]; 5] = [
+        &[(AT, 5, false), (AT + 5, 11, false), (AT + 16, 1024, false), (AT + 2000, 1, true)],
+        &[(AT, 16 + 1024, false), (AT + 2000, 1, true)],
+        &[(AT, 0, false), (AT, 20, false), (AT + 20, 1020, false), (AT + 1999, 2, true)],
+        &[(AT, 1, false), (AT + 1, 14, false), (AT + 15, 1, false), (AT + 16, 1024, false), (AT + 1990, 10, true), (AT + 2000, 1, true)],
+        &[(AT, 16, false), (AT + 16, 1024, false), (AT + 1000, 0, true), (AT + 2000, 1, true)],
+    ];
+    for (case, chain) in cuts.into_iter().enumerate() {
+        let mut bench = Bench::new(memory(512), Layout { indirect: false, ..LAYOUT });
+        let region = Arc::clone(bench.guest.region());
+        let mut message = vec![0; 2001];
+        message[0] = 1;
+        message[8] = 3;
+        message[16..16 + 1024].fill(0xa5);
+        message[2000] = 0xff;
+        region.write(AT, &message).unwrap();
+        post_raw(&mut bench, chain);
+        let mut status = [0xee];
+        region.read(AT + 2000, &mut status).unwrap();
+        assert_eq!(status, [0], "case {case}");
+        assert_eq!(bench.disk.meters.snapshot().of(OpKind::Write).bytes, 1024, "case {case}");
+        assert!(bench.events.try_recv().is_err(), "case {case}");
+    }
+}
+
+#[test]
+fn a_read_may_share_its_last_buffer_with_the_status() {
+    const AT: u64 = 0x20000;
+    let mut bench = Bench::new(memory(512), Layout { indirect: false, ..LAYOUT });
+    let region = Arc::clone(bench.guest.region());
+    region.write(AT, &[0; 16]).unwrap();
+    region.write(AT + 1000, &[0xee; 1025]).unwrap();
+    post_raw(&mut bench, &[(AT, 16, false), (AT + 1000, 400, true), (AT + 1400, 625, true)]);
+    let mut got = [1; 1025];
+    region.read(AT + 1000, &mut got).unwrap();
+    assert_eq!(got, [0; 1025], "1024 bytes of an empty disk and a status of zero");
+}
+
+#[test]
+fn more_segments_than_were_offered_is_an_error_of_that_request_alone() {
+    let mut bench = Bench::new(memory(512), Layout { size: 256, data_bytes: 200 * 512, ..LAYOUT });
+    assert_eq!(ask(&mut bench, GuestRequest { pieces: 129, ..GuestRequest::read(0, 129 * 512) }).0, 1);
+    assert_eq!(ask(&mut bench, GuestRequest { pieces: 200, ..GuestRequest::read(0, 200 * 512) }).0, 1);
+    assert_eq!(ask(&mut bench, GuestRequest { pieces: 128, ..GuestRequest::read(0, 128 * 512) }).0, 0);
+    assert!(bench.events.try_recv().is_err());
+}
