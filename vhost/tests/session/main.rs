@@ -9,4 +9,5 @@ mod memory;
 mod negotiation;
 mod notices;
 mod rings;
+mod rust_vmm;
 mod teardown;
