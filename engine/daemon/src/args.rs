@@ -44,8 +44,8 @@ the daemon runs with all of it, or not at all.
         "Signals",
         "\
 SIGINT and SIGTERM stop the daemon: it takes no more requests, waits until those
-under way have ended (10 seconds at most), and removes its sockets. A second one
-ends it at once. SIGHUP and SIGUSR1 are ignored.",
+under way have ended (10 seconds at most), and removes its sockets. Another one,
+half a second later or more, ends it at once. SIGHUP and SIGUSR1 are ignored.",
     ),
     (
         "Exit status",

@@ -42,6 +42,16 @@ fn either_signal_and_the_method_that_sends_it_stop_it_cleanly() {
 }
 
 #[test]
+fn the_same_signal_twice_at_once_is_one() {
+    let daemon = Daemon::start();
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::TERM);
+    daemon.signal(Signal::INT);
+    let ended = daemon.wait();
+    assert!(ended.status.success() && ended.log.contains("stopped"), "{}", ended.log);
+}
+
+#[test]
 fn a_hangup_is_survived() {
     let mut daemon = Daemon::start();
     daemon.signal(Signal::HUP);

@@ -130,6 +130,26 @@ fn a_daemon_that_stops_lets_go_of_what_it_holds_back() {
 }
 
 #[test]
+fn a_second_signal_ends_a_stop_that_takes_its_time() {
+    let (mut daemon, mut guest) = serving(faulty, "EE_m");
+    inject(&daemon, "flush", "pending");
+    guest.flush();
+    guest.write_zeroes(512);
+    guest.ended();
+    // Takes until the drain deadline, and a method under way is waited for.
+    let mut client = daemon.client();
+    let delete = move || client.call("vhost_delete_controller", Some(json!({"ctrlr": "vm0"})));
+    let deletes = std::thread::Builder::new().spawn(delete).unwrap();
+    daemon.wait_for_log("the controller is stopped");
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.wait_for_log("another signal ends");
+    daemon.signal(rustix::process::Signal::INT);
+    let ended = daemon.wait();
+    assert!(ended.status.code() == Some(1) && !ended.log.contains("NOTICE  stopped"), "{}", ended.log);
+    assert!(deletes.join().unwrap().is_err());
+}
+
+#[test]
 fn a_controller_whose_requests_do_not_come_back_is_busy_until_they_do() {
     let (daemon, mut guest) = serving(faulty, "EE_m");
     inject(&daemon, "flush", "pending");
