@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 use spinel_mem::{Region, RegionId};
 
@@ -89,9 +89,6 @@ pub struct Inbox {
     bell: Arc<Bell>,
 }
 
-/// How many commands may wait; a sender that finds it full waits.
-const COMMANDS_MAX: usize = 1024;
-
 /// Makes the two ends of a core's mailbox.
 ///
 /// # Errors
@@ -100,7 +97,9 @@ pub fn mailbox(core: CoreId) -> Result<(Mailbox, Inbox), OpenError> {
     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(|error| OpenError::System { doing: "making an eventfd for a core's mailbox", source: error.into() })?;
     let bell = Arc::new(Bell { asleep: AtomicBool::new(false), fd });
-    let (sender, receiver) = bounded(COMMANDS_MAX);
+    // Not bounded: a bounded channel keeps what arrives as its receiver goes, and with it the reply's sender, so that
+    // whoever asked would wait for ever. Senders wait for each answer, so their number is the bound.
+    let (sender, receiver) = unbounded();
     Ok((Mailbox { core, sender, bell: Arc::clone(&bell) }, Inbox { receiver, bell }))
 }
 
@@ -182,5 +181,20 @@ impl Inbox {
     #[must_use]
     pub fn bell(&self) -> &Bell {
         &self.bell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_a_core_that_is_gone_gets_an_answer() {
+        let (mailbox, inbox) = mailbox(CoreId(0)).unwrap();
+        let asked = mailbox.stop(PollerId(7));
+        drop(inbox);
+        assert!(asked.recv().is_err(), "a question that came before the end");
+        assert!(mailbox.stop(PollerId(7)).recv().is_err(), "and one that came after it");
+        assert!(mailbox.list().is_empty());
     }
 }
