@@ -288,7 +288,7 @@ impl State {
             (Step::Read | Step::Write, _) => {
                 let registered = if let Way::Registered(buffer) = way { Some(buffer) } else { None };
                 match self.vectors.left(index as usize) {
-                    [one] if u32::try_from(one.iov_len).is_ok() => {
+                    [one] => {
                         let buffer = Buffer { address: one.iov_base.cast(), len_bytes: at_most(job.left_bytes(), u32::MAX), registered };
                         entry::transfer(target, write, fua, job.at(), buffer)
                     }

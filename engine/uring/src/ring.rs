@@ -57,8 +57,10 @@ const REMOVE_PORT: u32 = u32::MAX - 1;
 const SUBMIT_AT: u32 = 4;
 /// Set in the slot's half of a completion's name if helper threads of the kernel have a part in it.
 const HELPED: u32 = 1 << 31;
-/// How long the core is kept from the kernel's helper threads at most while they have work for us.
-const LEND_NS: u64 = 10_000;
+/// How long helper threads of the kernel that have work for us are kept from this core, if it has nothing to do itself.
+const LEND_IDLE_NS: u64 = 10_000;
+/// The same, if it has.
+const LEND_BUSY_NS: u64 = 200_000;
 /// How often one turn asks the kernel for more of the completions it holds back (about 20 each time).
 const REAP_ROUNDS: u32 = 8;
 /// How long a request waits that the kernel had no room for.
@@ -389,13 +391,14 @@ impl Driver for Ring {
     fn reap(&mut self, now: Instant) -> Progress {
         self.end_pauses(now);
         let mut taken = self.collect();
-        if taken == 0 && self.helped > 0 && now.since_ns(self.lent_at) >= LEND_NS {
+        let lend_ns = if taken == 0 { LEND_IDLE_NS } else { LEND_BUSY_NS };
+        if self.helped > 0 && now.since_ns(self.lent_at) >= lend_ns {
             self.lend(now);
-            taken = self.collect();
+            taken += self.collect();
         }
-        match (taken, self.in_flight) {
-            (0, 0) => Progress::Idle,
-            (0, _) => Progress::Waiting,
+        match (taken, self.in_flight > 0 || !self.paused.is_empty()) {
+            (0, false) => Progress::Idle,
+            (0, true) => Progress::Waiting,
             _ => Progress::Busy,
         }
     }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::time::Duration;
 
 use common::{open, pattern, rig, scratch};
@@ -12,6 +13,11 @@ const KIB: usize = 1024;
 
 fn options(block_bytes: Option<u32>) -> DeviceOptions {
     DeviceOptions { block_bytes, ..DeviceOptions::default() }
+}
+
+/// Opens what nobody should have any more. A child that another test is starting may hold a copy of the lock for a moment.
+fn open_patiently(path: &Path, options: &DeviceOptions) -> UringDevice {
+    UringDevice::open(path, &DeviceOptions { lock_wait: Duration::from_secs(30), ..options.clone() }).unwrap()
 }
 
 #[test]
@@ -32,7 +38,7 @@ fn geometry_is_the_files_own_and_tells_the_truth_about_its_cache() {
 #[test]
 fn what_is_not_a_disk_is_refused_with_a_reason() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let message = |path: &std::path::Path, options| {
+    let message = |path: &Path, options| {
         let error = UringDevice::open(path, &options).unwrap_err();
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         error
@@ -63,10 +69,10 @@ fn a_file_somebody_else_has_is_refused_and_waited_for_only_so_long() {
     let reading = DeviceOptions { read_only: true, ..options(None) };
     assert!(matches!(UringDevice::open(&scratch.path, &reading), Err(FileError::InUse { .. })));
     drop(first);
-    let readers: Vec<_> = (0..2).map(|_| UringDevice::open(&scratch.path, &reading).unwrap()).collect();
+    let readers: Vec<_> = (0..2).map(|_| open_patiently(&scratch.path, &reading)).collect();
     assert!(matches!(UringDevice::open(&scratch.path, &options(None)), Err(FileError::InUse { .. })), "readers exclude a writer");
     drop(readers);
-    UringDevice::open(&scratch.path, &options(None)).unwrap();
+    open_patiently(&scratch.path, &options(None));
 }
 
 #[test]
@@ -83,8 +89,7 @@ fn a_lock_that_is_given_up_in_time_is_taken() {
     let error = UringDevice::open(&scratch.path, &options(None)).unwrap_err();
     assert!(error.to_string().contains("in use by another process"), "{error}");
     drop(holder.stdin.take());
-    let patient = DeviceOptions { lock_wait: Duration::from_secs(30), ..options(None) };
-    UringDevice::open(&scratch.path, &patient).unwrap();
+    open_patiently(&scratch.path, &options(None));
     holder.wait().unwrap();
 }
 
@@ -96,8 +101,7 @@ fn the_lock_lasts_until_the_last_channel_is_gone() {
     drop(device);
     assert!(matches!(UringDevice::open(&scratch.path, &options(None)), Err(FileError::InUse { .. })));
     drop(rig);
-    let patient = DeviceOptions { lock_wait: Duration::from_secs(30), ..options(None) };
-    UringDevice::open(&scratch.path, &patient).unwrap();
+    open_patiently(&scratch.path, &options(None));
 }
 
 #[test]
