@@ -8,7 +8,11 @@
 //! The guest, and the front end that speaks for it, are hostile: every descriptor,
 //! header and index is copied once and checked once; every passed file is checked
 //! against what it backs. What goes wrong costs that queue or that connection, and is
-//! logged with its reason.
+//! logged with its reason. Memory whose pages another process would have to deliver
+//! (FUSE, say) is refused, for a page fault holds a core.
+//!
+//! One thing is beyond us: an eventfd's owner can make it block and fill it up, and the
+//! core that notifies then waits for it. Linux has no write that refuses to.
 #![forbid(unsafe_code)]
 
 pub mod blk;

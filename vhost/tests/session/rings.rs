@@ -1,14 +1,17 @@
 //! Rings: when they run, where, and how they stop and go on.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use spinel_core::OpKind;
+use spinel_core::{Channel, Core, Device, Geometry, OpKind, OpenError};
 use spinel_sim::guest::GuestRequest;
 use spinel_vhost::{ControllerState, QueueInfo};
 
 use crate::client::*;
 use crate::guest::*;
-use crate::host::{Host, Served, memory_disk};
+use crate::host::{Host, Options, Served, memory_disk};
+use crate::journal;
 
 fn queues(served: &Served) -> Vec<QueueInfo> {
     match served.controller.info().state {
@@ -31,6 +34,46 @@ fn two_queues_on_two_cores_serve_one_disk() {
     guest.queues[1].post((0..64).map(|at| GuestRequest::write(8 * at, 4096)));
     assert!(guest.queues[1].finish(64).iter().all(|finished| finished.status == 0));
     assert_eq!(served.meters.snapshot().of(OpKind::Write).ops(), 66);
+}
+
+#[test]
+fn a_disk_has_up_to_64_queues_and_a_client_may_use_them_all() {
+    let host = Host::new();
+    let served = host.serve_with(memory_disk(), Options { queues_max: 64, ..Options::default() });
+    let mut guest = Guest::new(64);
+    let _client = guest.attach(&served.path);
+    assert_eq!(queues(&served).len(), 64);
+    for (at, queue) in (0..).zip(&mut guest.queues) {
+        queue.check(8 * at, u8::try_from(at).unwrap());
+    }
+}
+
+/// A disk that no queue can be opened on.
+struct Closed(Arc<dyn Device>);
+
+impl Device for Closed {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn open(&self, _: &mut Core, depth: u16) -> Result<Box<dyn Channel>, OpenError> {
+        Err(OpenError::Depth { asked: depth, max: 1 })
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_be_opened_ends_the_connection_and_leaves_nothing() {
+    let host = Host::new();
+    let served = host.serve(Arc::new(Closed(memory_disk())));
+    let guest = Guest::new(2);
+    let client = Client::connect(&served.path);
+    for packet in guest.packets() {
+        // The connection may be closed before the last of them is sent.
+        let fds: Vec<_> = packet.fds.iter().map(AsFd::as_fd).collect();
+        client.try_send(&packet.bytes(PLAIN), &fds);
+    }
+    client.wait_closed();
+    journal::assert_has(&served.name, "queue 0 could not be opened: a queue of depth 128 was asked for, the device takes at most 1");
+    assert_eq!(guest.foreign_mappings(), 0);
 }
 
 #[test]
