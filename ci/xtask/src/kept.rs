@@ -40,11 +40,11 @@ impl Kept {
         let ctl = project.target.join("release/spinelctl");
         let ctl = format!("{} -s {}", ctl.display(), sockets.join("spineld.rpc").display());
         println!("\nThe guest (process {}) and spineld (process {spineld}) go on running. To look around:", guest.process_id);
-        println!("  cargo xtask console                     the guest's shell");
-        println!("  {ctl} top      what its disk and the engine's cores do");
-        println!("  {ctl} --help   everything else to ask and to change");
-        println!("  {}   what the guest's console has shown", guest.log.display());
-        println!("  cargo xtask stop                        stops both");
+        println!("  the guest's shell                   cargo xtask console");
+        println!("  what the disk and the cores do      {ctl} top");
+        println!("  everything else to ask and change   {ctl} --help");
+        println!("  what the console has shown          {}", guest.log.display());
+        println!("  stop both                           cargo xtask stop");
         Ok(())
     }
 }
@@ -77,7 +77,7 @@ pub(crate) fn stop(project: &Project) -> Result<(), Failure> {
         remove_sockets(Path::new(sockets))?;
     }
     fs::remove_file(record(project))?;
-    println!("stopped {} of 2 processes; the others had ended", processes.len());
+    println!("{}", if processes.len() == 2 { "stopped both" } else { "stopped what still ran" });
     Ok(())
 }
 
