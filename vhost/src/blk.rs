@@ -168,103 +168,82 @@ impl Chain {
         Self { header: [0; 2], segments, readable: 0, status: None, overflow: false }
     }
 
-    /// Reads a chain's buffers: 16 readable bytes of header, data, one writable byte of status, however they are cut
-    /// (virtio 1.2, 2.7.4.4: no assumption about framing).
+    /// Reads a chain's buffers: 16 readable bytes of header, data, one writable byte of status.
     #[inline]
-    pub(crate) fn gather(
-        &mut self,
-        head: u16,
-        mut descriptors: impl Iterator<Item = Descriptor> + Clone,
-        guest: &GuestMap,
-    ) -> Result<(), RingFault> {
+    pub(crate) fn gather(&mut self, head: u16, chain: &[[u64; 2]], guest: &GuestMap) -> Result<(), RingFault> {
         self.segments.clear();
         self.readable = 0;
-        self.status = None;
         self.overflow = false;
-        match descriptors.next() {
-            Some(first) if first.len_bytes() == HEADER_BYTES && !first.writable() => {
+        if let [first, data @ .., last] = chain {
+            let (first, last) = (Descriptor(*first), Descriptor(*last));
+            let ordinary = first.len_bytes() == HEADER_BYTES && !first.writable() && last.len_bytes() == 1 && last.writable();
+            if ordinary {
                 guest.load(first.address(), std::slice::from_mut(&mut self.header)).map_err(RingFault::Memory)?;
+                for raw in data {
+                    self.add(head, Descriptor(*raw), guest)?;
+                }
+                return guest.segments(last.address(), 1, |segment| self.status = Some(segment)).map_err(RingFault::Memory);
             }
-            Some(first) => self.gather_header(head, first, &mut descriptors, guest)?,
-            None => return Err(RingFault::NoHeader(head)),
         }
-        for descriptor in descriptors {
-            self.add(head, descriptor.address(), descriptor.len_bytes(), descriptor.writable(), guest)?;
-        }
-        if self.status.is_none() {
-            self.split_status(head)?;
-        }
-        Ok(())
+        self.gather_any(head, chain, guest)
     }
 
     #[inline]
-    fn add(&mut self, head: u16, address: u64, len_bytes: u32, writable: bool, guest: &GuestMap) -> Result<(), RingFault> {
-        if let Some(status) = self.status.take() {
-            // What looked like the status was not the last buffer.
-            self.keep(status);
-        }
-        if !writable && self.segments.len() > self.readable {
+    fn add(&mut self, head: u16, buffer: Descriptor, guest: &GuestMap) -> Result<(), RingFault> {
+        // Readable buffers come before writable ones (virtio 1.2, 2.7.4.2).
+        if !buffer.writable() && self.segments.len() > self.readable {
             return Err(RingFault::Order(head));
         }
-        if len_bytes == 0 {
+        if buffer.len_bytes() == 0 {
             return Ok(());
         }
-        if writable && len_bytes == 1 {
-            return guest.segments(address, 1, |segment| self.status = Some(segment)).map_err(RingFault::Memory);
-        }
-        guest.segments(address, len_bytes, |segment| self.keep(segment)).map_err(RingFault::Memory)?;
-        if !writable {
+        let each = |segment| {
+            if self.segments.len() == self.segments.capacity() {
+                self.overflow = true;
+                // The last one is kept in any case: its end may be the status.
+                self.segments.pop();
+            }
+            self.segments.push(segment);
+        };
+        guest.segments(buffer.address(), buffer.len_bytes(), each).map_err(RingFault::Memory)?;
+        if !buffer.writable() {
             self.readable = self.segments.len();
         }
         Ok(())
     }
 
-    #[inline]
-    fn keep(&mut self, segment: Segment) {
-        if self.segments.len() == self.segments.capacity() {
-            self.overflow = true;
-            // The last one is kept in any case: its end may be the status.
-            self.segments.pop();
-        }
-        self.segments.push(segment);
-    }
-
-    /// A header that is cut in pieces, or has data behind it in the same buffer.
+    /// Any other cut: drivers need not give header and status buffers of their own (virtio 1.2, 2.7.4.4).
     #[cold]
-    fn gather_header(
-        &mut self,
-        head: u16,
-        first: Descriptor,
-        descriptors: &mut impl Iterator<Item = Descriptor>,
-        guest: &GuestMap,
-    ) -> Result<(), RingFault> {
+    fn gather_any(&mut self, head: u16, chain: &[[u64; 2]], guest: &GuestMap) -> Result<(), RingFault> {
         let mut bytes = [0; HEADER_BYTES as usize];
         let mut filled: u32 = 0;
-        let mut descriptor = first;
-        while !descriptor.writable() {
-            let here = descriptor.len_bytes().min(HEADER_BYTES - filled);
-            let into = &mut bytes[filled as usize..(filled + here) as usize];
-            guest.load(descriptor.address(), into).map_err(RingFault::Memory)?;
-            filled += here;
-            if filled == HEADER_BYTES {
-                let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-                self.header = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
-                // The bytes before were loaded, so this address exists, unless nothing is left behind it.
-                let address = descriptor.address().wrapping_add(u64::from(here));
-                return self.add(head, address, descriptor.len_bytes() - here, false, guest);
+        for raw in chain {
+            let mut buffer = Descriptor(*raw);
+            if filled < HEADER_BYTES {
+                if buffer.writable() {
+                    return Err(RingFault::NoHeader(head));
+                }
+                let here = buffer.len_bytes().min(HEADER_BYTES - filled);
+                let into = &mut bytes[filled as usize..(filled + here) as usize];
+                guest.load(buffer.address(), into).map_err(RingFault::Memory)?;
+                filled += here;
+                buffer = buffer.without_first(here);
             }
-            descriptor = descriptors.next().ok_or(RingFault::NoHeader(head))?;
+            self.add(head, buffer, guest)?;
         }
-        Err(RingFault::NoHeader(head))
-    }
-
-    /// The status is the last byte of a longer buffer.
-    #[cold]
-    fn split_status(&mut self, head: u16) -> Result<(), RingFault> {
+        if filled < HEADER_BYTES {
+            return Err(RingFault::NoHeader(head));
+        }
+        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+        self.header = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
         let last = self.segments[self.readable..].last_mut().ok_or(RingFault::NoStatus(head))?;
         let (data, status) = last.split_at(last.len_bytes() - 1);
-        *last = data;
         self.status = Some(status);
+        if data.len_bytes() == 0 {
+            self.segments.pop();
+        } else {
+            *last = data;
+        }
         Ok(())
     }
 

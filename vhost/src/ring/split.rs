@@ -115,7 +115,7 @@ const DESCRIPTOR_BYTES: u32 = 16;
 
 /// One descriptor, copied out of the guest's memory (virtio 1.2, 2.7.5).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Descriptor([u64; 2]);
+pub(crate) struct Descriptor(pub(crate) [u64; 2]);
 
 impl Descriptor {
     /// Guest-physical address of the buffer.
@@ -135,6 +135,12 @@ impl Descriptor {
     #[inline]
     pub(crate) fn writable(self) -> bool {
         self.has(WRITE)
+    }
+
+    /// The buffer behind its first `count` bytes, which exist.
+    pub(crate) fn without_first(self, count: u32) -> Self {
+        let address = self.address().wrapping_add(u64::from(count));
+        Self([address.to_le(), u64::from_le(self.0[1]).wrapping_sub(u64::from(count)).to_le()])
     }
 
     #[inline]
@@ -280,17 +286,17 @@ impl SplitRing {
         }
     }
 
-    /// The descriptors of a chain in their order, each copied out of the guest's memory once; none of them names a table.
+    /// The descriptors of a chain in their order, raw, each copied out of the guest's memory once; at least one, and none of them names a table.
     #[inline]
-    pub(crate) fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<impl Iterator<Item = Descriptor> + Clone, RingFault> {
+    pub(crate) fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
         let first = Descriptor(self.descriptors.get(u32::from(head)));
-        let chain: &[[u64; 2]] = if first.has(INDIRECT) {
+        if first.has(INDIRECT) {
             let entries = self.copy_table(head, first, guest)?;
-            if in_sequence(&self.table[..entries]) { &self.table[..entries] } else { self.follow(head, guest)? }
-        } else {
-            self.follow(head, guest)?
-        };
-        Ok(chain.iter().map(|raw| Descriptor(*raw)))
+            if in_sequence(&self.table[..entries]) {
+                return Ok(&self.table[..entries]);
+            }
+        }
+        self.follow(head, guest)
     }
 
     /// Copies an indirect table, all of it and once; the guest may change its own copy as it likes. Answers its number of entries.
