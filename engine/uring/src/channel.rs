@@ -369,14 +369,27 @@ fn at_most(len_bytes: u64, limit: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DeviceOptions, Options};
-    use spinel_core::{Core, CoreId, Lba};
+    use crate::{DeviceOptions, Options, UringDevice};
+    use spinel_core::{Core, CoreId, Device, Lba};
     use spinel_mem::Region;
+    use std::path::Path;
+
+    const MIB: usize = 1 << 20;
+
+    /// A file of sevens beside the test's own program, where direct I/O works if it works at all.
+    fn file() -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+        std::fs::write(file.path(), vec![7; MIB]).unwrap();
+        file
+    }
+
+    fn open(path: &Path, direct: bool) -> UringDevice {
+        UringDevice::open(path, &DeviceOptions { direct, ..DeviceOptions::default() }).unwrap()
+    }
 
     /// One request from start to end.
-    fn run(core: &mut Core, channel: &mut UringChannel, op: Op, start: u64, segments: &[Segment]) -> Status {
+    fn run(core: &mut Core, channel: &mut dyn Channel, op: Op, start: u64, blocks: u32, segments: &[Segment]) -> Status {
         let mut done = Completions::limited(1);
-        let blocks = if segments.is_empty() { 0 } else { 8 };
         channel.submit(Request { tag: Tag(0), op, at: Instant::default(), start: Lba(start), blocks, segments });
         while done.as_slice().is_empty() {
             core.flush();
@@ -389,9 +402,8 @@ mod tests {
     #[test]
     fn plain_reads_and_writes_take_the_polled_lane_and_the_rest_does_not() {
         // No device here can be polled, so the second ring is an ordinary one; the lanes are the same.
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        file.as_file().set_len(1 << 20).unwrap();
-        let device = crate::UringDevice::open(file.path(), &DeviceOptions::default()).unwrap();
+        let file = file();
+        let device = open(file.path(), true);
         let mut core = crate::core(CoreId(0), Options::default()).unwrap();
         let ring = core.share(|_| Ring::new(&Options::default())).unwrap();
         let polled = core.share(|_| Ok(PolledRing::unpolled())).unwrap();
@@ -400,74 +412,96 @@ mod tests {
         let memory = Region::anonymous(65_536).unwrap();
         let _ = crate::pin(&memory);
         core.map(Arc::clone(&memory));
-        memory.write(0, &[7; 4096]).unwrap();
-        let (out, into, odd) = (memory.segment(0, 4096), memory.segment(8192, 4096), memory.segment(20_001, 4096));
-        let (out, into, odd) = (out.unwrap(), into.unwrap(), odd.unwrap());
+        memory.write(0, &[9; 4096]).unwrap();
+        let [out, into, odd] = [0, 8192, 20_001].map(|offset| memory.segment(offset, 4096).unwrap());
         let plan =
             [(Op::Write { fua: false }, out, true), (Op::Write { fua: true }, out, false), (Op::Read, into, true), (Op::Read, odd, true)];
         for (op, segment, polls) in plan {
             let before = (ring.borrow().enters(), polled.borrow_mut().ring().enters());
-            assert_eq!(run(&mut core, &mut channel, op, 16, &[segment]), Status::Ok);
+            assert_eq!(run(&mut core, &mut channel, op, 16, 8, &[segment]), Status::Ok);
             let entered = (ring.borrow().enters() > before.0, polled.borrow_mut().ring().enters() > before.1);
             assert_eq!(entered, (!polls, polls), "{op:?}");
         }
-        assert_eq!(run(&mut core, &mut channel, Op::Flush, 0, &[]), Status::Ok);
+        assert_eq!(run(&mut core, &mut channel, Op::Flush, 0, 0, &[]), Status::Ok);
         for segment in [into, odd] {
             let mut got = [0; 4096];
             memory.read(segment.offset(), &mut got).unwrap();
-            assert_eq!(got, [7; 4096]);
+            assert_eq!(got, [9; 4096]);
         }
     }
 
     #[test]
-    fn zeroes_are_written_where_there_is_no_other_way() {
-        let len_bytes = 1_u32 << 20;
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        std::fs::write(file.path(), vec![7; len_bytes as usize]).unwrap();
-        let device = crate::UringDevice::open(file.path(), &DeviceOptions::default()).unwrap();
+    fn a_core_waits_spinning_for_what_is_polled() {
+        let file = file();
+        let device = open(file.path(), true);
         let mut core = crate::core(CoreId(0), Options::default()).unwrap();
-        let mut channel = spinel_core::Device::open(&device, &mut core, 4).unwrap();
-        let mut zero = |unmap, start, blocks| {
-            let op = Op::WriteZeroes { unmap, fua: true };
-            channel.submit(Request { tag: Tag(0), op, at: Instant::default(), start: Lba(start), blocks, segments: &[] });
-            let mut done = Completions::limited(1);
-            while done.as_slice().is_empty() {
-                core.flush();
-                core.reap(Instant::default());
-                channel.poll(Instant::default(), &mut done);
-            }
-            done.as_slice()[0].status
-        };
-        device.shared().cannot(Step::ZeroRange);
-        // More than one piece of zeroes, and not a multiple of it.
-        assert_eq!(zero(false, 1, 1001), Status::Ok);
-        device.shared().cannot(Step::Punch);
-        assert_eq!(zero(true, 1500, 8), Status::Ok);
-        let mut expected = vec![7; len_bytes as usize];
-        expected[512..1002 * 512].fill(0);
-        expected[1500 * 512..1508 * 512].fill(0);
-        assert!(std::fs::read(file.path()).unwrap() == expected);
+        let ring = core.share(|_| Ring::new(&Options::default())).unwrap();
+        let polled = core.share(|_| Ok(PolledRing::unpolled())).unwrap();
+        let mut channel = UringChannel::new(device.shared(), ring, Some(polled), core.regions(), 4);
+        let memory = Region::anonymous(4096).unwrap();
+        core.map(Arc::clone(&memory));
+        let segments = [memory.segment(0, 4096).unwrap()];
+        channel.submit(Request { tag: Tag(0), op: Op::Read, at: Instant::default(), start: Lba(0), blocks: 8, segments: &segments });
+        core.flush();
+        assert_eq!(core.arm(), Armed::Spin);
+        let mut done = Completions::limited(1);
+        while done.as_slice().is_empty() {
+            core.reap(Instant::default());
+            channel.poll(Instant::default(), &mut done);
+        }
+        assert_eq!(core.arm(), Armed::Idle);
     }
 
     #[test]
     fn a_device_that_cannot_be_polled_is_served_by_the_ordinary_ring() {
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        file.as_file().set_len(1 << 20).unwrap();
-        let device = crate::UringDevice::open(file.path(), &DeviceOptions::default()).unwrap();
+        let file = file();
+        let device = open(file.path(), true);
         let mut core = crate::core(CoreId(0), Options { iopoll: true, ..Options::default() }).unwrap();
         let setup = core.share(|_| Ring::new(&Options::default())).unwrap().borrow().setup();
-        let mut channel = spinel_core::Device::open(&device, &mut core, 4).unwrap();
+        let mut channel = device.open(&mut core, 4).unwrap();
         println!("{setup}; the file is {}polled", if device.polled() { "" } else { "not " });
         let memory = Region::anonymous(4096).unwrap();
         core.map(Arc::clone(&memory));
-        let mut done = Completions::limited(1);
-        let segments = [memory.segment(0, 4096).unwrap()];
-        channel.submit(Request { tag: Tag(3), op: Op::Read, at: Instant::default(), start: Lba(0), blocks: 8, segments: &segments });
-        while done.as_slice().is_empty() {
-            core.flush();
-            core.reap(Instant::default());
-            channel.poll(Instant::default(), &mut done);
+        let segment = memory.segment(0, 4096).unwrap();
+        assert_eq!(run(&mut core, &mut *channel, Op::Read, 0, 8, &[segment]), Status::Ok);
+        let mut got = [0; 4096];
+        memory.read(0, &mut got).unwrap();
+        assert_eq!(got, [7; 4096]);
+    }
+
+    /// Zeroes blocks of a device that is full of sevens, and checks every byte.
+    fn zero_some(device: &UringDevice, path: &Path) {
+        let mut core = crate::core(CoreId(0), Options::default()).unwrap();
+        let mut channel = device.open(&mut core, 4).unwrap();
+        // The first is more than one piece of zeroes, and not a multiple of it.
+        for (unmap, start, blocks) in [(false, 1, 1001), (true, 1500, 8)] {
+            let op = Op::WriteZeroes { unmap, fua: true };
+            assert_eq!(run(&mut core, &mut *channel, op, start, blocks, &[]), Status::Ok);
         }
-        assert_eq!(done.as_slice(), [Completion { tag: Tag(3), status: Status::Ok }]);
+        let mut expected = vec![7; MIB];
+        expected[512..1002 * 512].fill(0);
+        expected[1500 * 512..1508 * 512].fill(0);
+        assert!(std::fs::read(path).unwrap() == expected);
+    }
+
+    #[test]
+    fn zeroes_are_written_where_there_is_no_other_way() {
+        let file = file();
+        let device = open(file.path(), true);
+        device.shared().cannot(Step::ZeroRange);
+        device.shared().cannot(Step::Punch);
+        zero_some(&device, file.path());
+    }
+
+    #[test]
+    fn what_a_file_system_refuses_is_done_another_way_and_not_tried_again() {
+        // Memory files punch holes and cannot zero a range.
+        let file = rustix::fs::memfd_create("spinel-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        std::fs::write(&path, vec![7; MIB]).unwrap();
+        let device = open(path.as_ref(), false);
+        assert!(device.shared().can(Step::ZeroRange));
+        zero_some(&device, path.as_ref());
+        assert_eq!((device.shared().can(Step::ZeroRange), device.shared().can(Step::Punch)), (false, true));
     }
 }

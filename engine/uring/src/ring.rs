@@ -366,11 +366,10 @@ impl Ring {
         index
     }
 
-    /// Ends a watch. The kernel lets go of the descriptor before this returns.
+    /// Ends a watch. Its poll is named by its index, so the descriptor may be closed and its number used again at once.
     pub(crate) fn unwatch(&mut self, index: u32) {
         self.watches.end(index);
         self.grant_wishes();
-        self.enter();
     }
 
     /// Waits in the kernel until something completes or `until` is reached; nothing is taken.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use common::root::{Loop, Mount, skip};
 use common::{pattern, rig};
-use spinel_core::{Device, Op, Status};
+use spinel_core::{Op, Status};
 use spinel_uring::{DeviceOptions, FileError, UringDevice};
 
 const MIB: u32 = 1024 * 1024;
@@ -73,23 +73,6 @@ fn a_full_disk_file_system_is_a_capacity_error_until_space_is_freed() {
     let path = sparse(&mount);
     let opened = UringDevice::open(&path, &DeviceOptions::default()).unwrap();
     fills_and_recovers(&mount, &opened);
-}
-
-#[test]
-fn zeroing_works_where_the_file_system_has_no_way_of_its_own() {
-    // tmpfs punches holes but cannot zero a range: the zeroes are written.
-    let Some(mount) = Mount::tmpfs(16 * MIB) else { return skip("a tmpfs") };
-    let path = mount.folder.path().join("disk");
-    std::fs::write(&path, pattern(1, 2 * MIB as usize)).unwrap();
-    let device = UringDevice::open(&path, &DeviceOptions { direct: false, ..DeviceOptions::default() }).unwrap();
-    assert!(device.geometry().features.discard);
-    let mut rig = rig(&device, 4);
-    let mut expected = pattern(1, 2 * MIB as usize);
-    for (start, fua) in [(7_u32, false), (2001, true)] {
-        assert_eq!(rig.run(Op::WriteZeroes { unmap: false, fua }, u64::from(start), 1999, &[]), Status::Ok);
-        expected[start as usize * 512..][..1999 * 512].fill(0);
-    }
-    assert!(std::fs::read(&path).unwrap() == expected);
 }
 
 #[test]
