@@ -166,8 +166,18 @@ impl fmt::Debug for Region {
     }
 }
 
+/// `f_type` of hugetlbfs (linux/magic.h), in whose files a page is huge.
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
 fn page_bytes() -> u64 {
     u64::try_from(rustix::param::page_size()).expect("a page size fits 64 bits")
+}
+
+/// Bytes of one page of a file: what offsets and lengths of its mappings are multiples of, also when they are unmapped.
+fn file_page_bytes(file: BorrowedFd<'_>) -> Result<u64, MapError> {
+    let stat = rustix::fs::fstatfs(file).map_err(|e| MapError::Kernel(e.into()))?;
+    let huge = u64::try_from(stat.f_bsize).ok().filter(|_| stat.f_type == HUGETLBFS_MAGIC);
+    Ok(huge.unwrap_or_else(page_bytes))
 }
 
 impl Region {
@@ -185,8 +195,11 @@ impl Region {
         if file_bytes < end_bytes {
             return Err(MapError::PastEnd { file_bytes, end_bytes });
         }
-        let lead = offset % page_bytes();
-        let map_bytes = usize::try_from(len_bytes + lead).map_err(|_| MapError::Empty { offset, len_bytes })?;
+        let page_bytes = file_page_bytes(file)?;
+        let lead = offset % page_bytes;
+        let overflow = MapError::Empty { offset, len_bytes };
+        let whole = (len_bytes + lead).checked_next_multiple_of(page_bytes).and_then(|bytes| usize::try_from(bytes).ok());
+        let map_bytes = whole.ok_or(overflow)?;
         // SAFETY: a null hint lets the kernel choose, so no existing mapping is replaced.
         let map = unsafe {
             rustix::mm::mmap(
@@ -198,7 +211,9 @@ impl Region {
                 offset - lead,
             )
         };
-        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, usize::try_from(lead).expect("below a page"))
+        let inside = "inside the mapping";
+        let (lead, len_bytes) = (usize::try_from(lead).expect(inside), usize::try_from(len_bytes).expect(inside));
+        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, lead, len_bytes)
     }
 
     /// Zeroed private memory of the engine's own, page-aligned, populated when first touched.
@@ -217,11 +232,11 @@ impl Region {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         };
-        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, 0)
+        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, 0, map_bytes)
     }
 
-    /// Takes over a fresh mapping of `map_bytes`, of which the first `lead` are not part of the region.
-    fn adopt(map: *mut std::ffi::c_void, map_bytes: usize, lead: usize) -> Result<Arc<Self>, MapError> {
+    /// Takes over a fresh mapping of `map_bytes`, of which `len_bytes` behind the first `lead` are the region.
+    fn adopt(map: *mut std::ffi::c_void, map_bytes: usize, lead: usize, len_bytes: usize) -> Result<Arc<Self>, MapError> {
         let map_base = NonNull::new(map.cast::<u8>()).expect("mmap never returns null");
         let Some(index) = sigbus::guard(map_base.as_ptr().addr(), map_bytes) else {
             // SAFETY: the mapping was made by the caller a moment ago and nobody else knows of it.
@@ -235,7 +250,7 @@ impl Region {
         let _ = unsafe { rustix::mm::madvise(map, map_bytes, rustix::mm::Advice::LinuxDontFork) };
         // SAFETY: lead is below map_bytes, so the result stays inside the mapping.
         let base = unsafe { map_base.add(lead) };
-        Ok(Arc::new(Self { id: RegionId(index), base, len_bytes: map_bytes - lead, map_base, map_bytes, pins: OnceLock::new() }))
+        Ok(Arc::new(Self { id: RegionId(index), base, len_bytes, map_base, map_bytes, pins: OnceLock::new() }))
     }
 
     /// This region's name in tables and segments.
@@ -408,7 +423,8 @@ impl Drop for Region {
     fn drop(&mut self) {
         sigbus::release(self.id.0);
         // SAFETY: the last owner is going; every Array holds an Arc, so no pointer of ours is left.
-        let _ = unsafe { rustix::mm::munmap(self.map_base.as_ptr().cast(), self.map_bytes) };
+        let unmapped = unsafe { rustix::mm::munmap(self.map_base.as_ptr().cast(), self.map_bytes) };
+        assert!(unmapped.is_ok(), "a mapping goes as a whole: {unmapped:?}");
     }
 }
 
@@ -452,6 +468,19 @@ mod tests {
         part.read(0, &mut got).unwrap();
         assert_eq!(&got, b"spinel");
         assert_eq!(part.len_bytes(), 4096);
+    }
+
+    #[test]
+    fn a_piece_of_a_huge_page_is_mapped_and_unmapped() {
+        use rustix::fs::MemfdFlags;
+        let file = rustix::fs::memfd_create("huge", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB).unwrap();
+        rustix::fs::ftruncate(&file, 4 << 20).unwrap();
+        // Mapping takes no huge page, so a machine without any can do this too.
+        for (offset, len_bytes) in [(0, 4096), (4096, 8192), ((2 << 20) - 4096, 8192), (0, 4 << 20)] {
+            let region = Region::of_file(file.as_fd(), offset, len_bytes).unwrap();
+            assert_eq!(region.len_bytes(), len_bytes);
+            assert!(region.segment(len_bytes, 1).is_err());
+        }
     }
 
     #[test]
