@@ -236,21 +236,15 @@ impl Ring {
         self.queues.wait(None, true);
     }
 
-    /// Enters the kernel and moves the backlog, as far as there is room.
+    /// Enters the kernel, and moves as much of the backlog into the queue as there is room for then.
     pub(crate) fn enter(&mut self) {
-        loop {
-            self.queues.enter();
-            let before = self.backlog.len();
-            while let Some(entry) = self.backlog.front() {
-                // SAFETY: whoever submitted the entry vouched for it until its answer, which has not come.
-                if !unsafe { self.queues.push(entry) } {
-                    break;
-                }
-                self.backlog.pop_front();
+        self.queues.enter();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: whoever submitted the entry vouched for it until its answer, which has not come.
+            if !unsafe { self.queues.push(entry) } {
+                break;
             }
-            if self.backlog.len() == before {
-                return;
-            }
+            self.backlog.pop_front();
         }
     }
 
