@@ -160,6 +160,10 @@ fn the_cache_mode_is_what_driver_and_device_agree_on() {
             client.tell(SET_CONFIG, &[words(&[32, 1, 0]), vec![byte]].concat(), &[]);
             assert_eq!(client.ask(GET_CONFIG, &words(&[32, 1, 0]))[12], byte);
         }
+        if features == CONFIG_WCE && byte.is_none() {
+            let shown = client.ask(GET_CONFIG, &words(&[32, 1, 0]))[12];
+            assert_eq!(shown, 0, "a driver that cannot flush must not be shown a cache (virtio 1.2, 5.2.5.2)");
+        }
         client.sync();
         assert_eq!(session(served).writeback, writeback, "features {features:#x}, byte {byte:?}");
     }
