@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bed;
+mod bench;
 mod consent;
 mod demo;
 mod kept;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Options),
     /// Run everything that has to pass, and sum it up: format, lints, tests, documentation, guests
     Test(test::Options),
+    /// Measure Spinel beside others on this machine: reads, wake-ups, idle cost, attaching
+    Bench(bench::Options),
     /// Talk to the guest that `demo --keep` has left running
     Console,
     /// Stop what `demo --keep` has left running
@@ -57,6 +60,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(options) => demo::run(&project, &options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&project, &options),
+        Command::Bench(options) => bench::run(&project, &options).map(|()| ExitCode::SUCCESS),
         Command::Console => kept::console(&project).map(|()| ExitCode::SUCCESS),
         Command::Stop => kept::stop(&project).map(|()| ExitCode::SUCCESS),
     }

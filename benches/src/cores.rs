@@ -1,0 +1,204 @@
+//! Two cores, how near they are to each other, and who else runs. Knows no server and no client.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde::Serialize;
+use spinel_reactor::Clock;
+
+use crate::Failure;
+
+/// Where the server and the client run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Cores {
+    pub(crate) engine: usize,
+    pub(crate) client: usize,
+}
+
+impl Cores {
+    /// The first two cores this process may use.
+    pub(crate) fn choose() -> Result<Self, Failure> {
+        let ids = core_affinity::get_core_ids().unwrap_or_default();
+        match ids.as_slice() {
+            [engine, client, ..] => Ok(Self { engine: engine.id, client: client.id }),
+            _ => Err("two cores are needed, one for the server and one for its client".into()),
+        }
+    }
+}
+
+/// Keeps the calling thread, and whatever it starts from now on, on these cores.
+pub(crate) fn pin(cores: &[usize]) -> Result<(), Failure> {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set).map_err(|errno| format!("this process may not run on cores {cores:?}: {errno}").into())
+}
+
+/// How near the two cores are. On a virtual machine this changes while a benchmark runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Placement {
+    Near,
+    Far,
+}
+
+/// Round trips at least this long are far.
+const FAR_NS: u64 = 150;
+
+impl Placement {
+    fn of(round_trip_ns: u64) -> Self {
+        if round_trip_ns < FAR_NS { Self::Near } else { Self::Far }
+    }
+}
+
+/// A stretch in which others took more of one core than this is not used.
+const OTHERS_MAX: f64 = 0.1;
+
+const BATCHES: usize = 15;
+const ROUND_TRIPS: u64 = 400;
+
+/// How long a cache line takes to the engine's core and back, in nanoseconds: the median of some batches.
+///
+/// The caller is on the client's core.
+pub(crate) fn round_trip_ns(cores: Cores) -> Result<u64, Failure> {
+    let total = ROUND_TRIPS * BATCHES as u64;
+    let ball = Arc::new(Ball(AtomicU64::new(0)));
+    let partner = Arc::clone(&ball);
+    let answer = move || {
+        let pinned = pin(&[cores.engine]).is_ok();
+        for round in 0..total {
+            while partner.0.load(Ordering::Acquire) != 2 * round + 1 {}
+            partner.0.store(2 * round + 2, Ordering::Release);
+        }
+        pinned
+    };
+    let thread = std::thread::Builder::new().name("pong".to_owned()).spawn(answer)?;
+    let clock = Clock::system();
+    let mut batches = [0; BATCHES];
+    let mut round = 0;
+    for took_ns in &mut batches {
+        let start = clock.now();
+        for _ in 0..ROUND_TRIPS {
+            ball.0.store(2 * round + 1, Ordering::Release);
+            round += 1;
+            while ball.0.load(Ordering::Acquire) != 2 * round {}
+        }
+        *took_ns = clock.now().since_ns(start) / ROUND_TRIPS;
+    }
+    if !thread.join().is_ok_and(|pinned| pinned) {
+        return Err(format!("this process may not run on core {}", cores.engine).into());
+    }
+    batches.sort_unstable();
+    Ok(batches[BATCHES / 2])
+}
+
+/// Alone in its cache line, and in the one that is fetched with it.
+#[repr(align(128))]
+struct Ball(AtomicU64);
+
+/// Processor time a process has used, in nanoseconds, as the scheduler counts it: exact, but for threads that ended.
+pub(crate) fn cpu_ns(pid: u32) -> Result<u64, Failure> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end while its folder is read.
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        sum += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// A process's times as /proc counts them, in steps of 10 ms: all of its threads, those that have ended too.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// In user mode.
+    pub(crate) user_ns: u64,
+    /// In the kernel.
+    pub(crate) system_ns: u64,
+    /// In user mode, of children that were waited for.
+    pub(crate) children_user_ns: u64,
+}
+
+impl Times {
+    pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name in brackets may hold anything. Counted after it: utime is the 12th field, stime and cutime follow.
+        let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+        let ticks: Vec<u64> = fields.iter().skip(11).take(3).filter_map(|field| field.parse().ok()).collect();
+        let &[user, system, children] = ticks.as_slice() else { return Err("the kernel's /proc/PID/stat has another form".into()) };
+        Ok(Self { user_ns: user * TICK_NS, system_ns: system * TICK_NS, children_user_ns: children * TICK_NS })
+    }
+}
+
+/// USER_HZ is 100 on every Linux.
+const TICK_NS: u64 = 10_000_000;
+
+/// What was around a stretch of measuring.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Around {
+    /// A cache line to the other core and back, before and after, in nanoseconds.
+    pub(crate) round_trip_ns: [u64; 2],
+    /// Which part of one core other programs took.
+    pub(crate) others: f64,
+}
+
+impl Around {
+    /// Where the cores were, if they stayed there.
+    pub(crate) fn placement(&self) -> Option<Placement> {
+        let [before, after] = self.round_trip_ns.map(Placement::of);
+        (before == after).then_some(before)
+    }
+
+    /// Whether what was measured may be compared with other stretches.
+    pub(crate) fn usable(&self) -> bool {
+        self.placement().is_some() && self.others <= OTHERS_MAX
+    }
+}
+
+/// The stretches that may be compared. Where there is none, those in which the cores stayed in place; what was done is printed.
+pub(crate) fn usable<T>(all: &[T], around: impl Fn(&T) -> &Around) -> Vec<&T> {
+    let usable: Vec<&T> = all.iter().filter(|one| around(one).usable()).collect();
+    println!("{} windows, {} left out: the cores moved in them, or others ran.", all.len(), all.len() - usable.len());
+    if !usable.is_empty() {
+        return usable;
+    }
+    println!("THE MACHINE WAS BUSY: what follows is from windows in which others ran, and compares little.");
+    all.iter().filter(|one| around(one).placement().is_some()).collect()
+}
+
+/// What programs of others, and the machine's host, took from this machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Others {
+    user_ns: u64,
+    stolen_ns: u64,
+    own_ns: u64,
+    at_ns: u64,
+}
+
+impl Others {
+    /// Looks now; `own` are the processes that belong to the measurement, beside this one.
+    pub(crate) fn look(own: &[u32]) -> Result<Self, Failure> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+        let [user, nice, .., stolen, _, _] = ticks.as_slice() else { return Err("the kernel's /proc/stat has another form".into()) };
+        let this = Times::of(std::process::id())?;
+        let mut own_ns = this.user_ns + this.children_user_ns;
+        for pid in own {
+            own_ns += Times::of(*pid)?.user_ns;
+        }
+        Ok(Self { user_ns: (user + nice) * TICK_NS, stolen_ns: stolen * TICK_NS, own_ns, at_ns: Clock::system().now().ns })
+    }
+
+    /// Which part of one core was taken since then, at least.
+    pub(crate) fn share_since(self, then: Self) -> f64 {
+        let others_ns = (self.user_ns - then.user_ns).saturating_sub(self.own_ns - then.own_ns) + (self.stolen_ns - then.stolen_ns);
+        ratio(others_ns, self.at_ns - then.at_ns)
+    }
+}
+
+/// A quotient for people to read.
+#[allow(clippy::cast_precision_loss, reason = "figures are read to three digits")]
+pub(crate) fn ratio(of: u64, by: u64) -> f64 {
+    if by == 0 { 0.0 } else { of as f64 / by as f64 }
+}

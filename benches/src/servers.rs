@@ -1,0 +1,196 @@
+//! The servers that are compared, as child processes. Knows no measurement.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use spinel_testbed::clock::Deadline;
+use spinel_testbed::daemon::Daemon;
+use spinel_testbed::packages::Packages;
+use spinel_testbed::process::{Process, open_log, tail};
+use tempfile::TempDir;
+
+use crate::Failure;
+use crate::client::Client;
+use crate::cores::{self, Cores};
+
+/// Bytes of the disks without a file.
+pub(crate) const DISK_BYTES: u64 = 1 << 30;
+/// In adaptive mode, the longest spineld spins before it sleeps. Its own default, said here so that it can be printed.
+pub(crate) const SPIN_US: u32 = 100;
+/// The user that has no rights.
+const NOBODY: u32 = 65534;
+
+/// What every server needs to be started.
+pub(crate) struct Place {
+    pub(crate) cores: Cores,
+    pub(crate) spineld: PathBuf,
+    /// Programs of Debian's that were fetched; without, those of the machine are used.
+    pub(crate) packages: Option<Packages>,
+    pub(crate) logs: PathBuf,
+}
+
+impl Place {
+    /// A command for a program that is not ours.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        self.packages.as_ref().map_or_else(|| Command::new(program), |packages| packages.command(program))
+    }
+
+    /// Starts something on these cores; the caller goes back to the client's.
+    fn on<T>(&self, cores: &[usize], start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        cores::pin(cores)?;
+        let started = start();
+        cores::pin(&[self.cores.client])?;
+        started
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+}
+
+/// A running spineld.
+pub(crate) struct Spineld {
+    daemon: Daemon,
+    pid: u32,
+    _sockets: TempDir,
+}
+
+impl Spineld {
+    /// Starts one on the engine's core, in adaptive mode unless `arguments` say otherwise.
+    pub(crate) fn start(place: &Place, arguments: &[&str]) -> Result<Self, Failure> {
+        let sockets = sockets()?;
+        Self::run(place, &place.spineld, sockets, arguments)
+    }
+
+    /// Starts one as a user without rights, who may lock 8 MiB of memory.
+    pub(crate) fn start_unprivileged(place: &Place, arguments: &[&str]) -> Result<Self, Failure> {
+        let sockets = sockets()?;
+        let mut script = "#!/bin/sh\nulimit -l 8192 || exit 1\nexec ".to_owned();
+        let binary = sockets.path().join("spineld");
+        // The folder it was built in may be closed to others.
+        fs::copy(&place.spineld, &binary)?;
+        if rustix::process::geteuid().is_root() {
+            chown(sockets.path(), Some(NOBODY), Some(NOBODY))?;
+            script += &format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --inh-caps=-all --bounding-set=-all ");
+        }
+        script += &format!("'{}' \"$@\"\n", binary.display());
+        let path = sockets.path().join("start");
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Self::run(place, &path, sockets, arguments)
+    }
+
+    fn run(place: &Place, binary: &Path, sockets: TempDir, arguments: &[&str]) -> Result<Self, Failure> {
+        let (engine, spin_us) = (place.cores.engine.to_string(), SPIN_US.to_string());
+        let mut all = vec!["--cores", &engine, "--spin-us", &spin_us];
+        all.extend(arguments);
+        let log = place.log("spineld");
+        // Its threads that poll pin themselves; those that answer calls may run where there is room.
+        let both = [place.cores.engine, place.cores.client];
+        let mut daemon = place.on(&both, || Ok(Daemon::start(binary, &all, sockets.path(), &log)?))?;
+        let reactors = daemon.call("framework_get_reactors", Value::Null)?;
+        let pid = reactors["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or("spineld does not say its process id")?;
+        Ok(Self { daemon, pid, _sockets: sockets })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Serves a disk that answers at once and moves no data.
+    pub(crate) fn null(&mut self, name: &str) -> Result<PathBuf, Failure> {
+        self.daemon.call("bdev_null_create", json!({"name": name, "block_size": 512, "num_blocks": DISK_BYTES / 512}))?;
+        Ok(self.daemon.serve(name, false)?)
+    }
+
+    /// Serves a disk in memory, all of which is there: it has been written once.
+    pub(crate) fn memory(&mut self, name: &str) -> Result<PathBuf, Failure> {
+        self.daemon.call("bdev_malloc_create", json!({"name": name, "block_size": 512, "num_blocks": DISK_BYTES / 512}))?;
+        Ok(self.daemon.serve(name, false)?)
+    }
+
+    /// Serves a file.
+    pub(crate) fn file(&mut self, name: &str, path: &Path) -> Result<PathBuf, Failure> {
+        self.daemon.call("bdev_uring_create", json!({"name": name, "filename": path, "block_size": 512}))?;
+        Ok(self.daemon.serve(name, false)?)
+    }
+
+    /// How long its core has been doing something, in nanoseconds.
+    pub(crate) fn busy_ns(&mut self) -> Result<u64, Failure> {
+        let reactors = self.daemon.call("framework_get_reactors", Value::Null)?;
+        reactors["reactors"][0]["busy"].as_u64().ok_or_else(|| "spineld does not say how busy it is".into())
+    }
+
+    /// The latencies of a disk's reads since the last call, as the engine saw them: its answer to bdev_get_iostat.
+    pub(crate) fn read_percentiles(&mut self, disk: &str) -> Result<Value, Failure> {
+        let stats = self.daemon.call("bdev_get_iostat", json!({"name": disk, "reset_mode": "all"}))?;
+        Ok(stats["bdevs"][0]["percentiles"]["read"].clone())
+    }
+
+    /// Whether all memory of a disk's guest is pinned; nothing if there is no guest.
+    pub(crate) fn pinned(&mut self, disk: &str) -> Result<Option<bool>, Failure> {
+        let answer = self.daemon.call("vhost_get_controllers", json!({"name": format!("{disk}.sock")}))?;
+        let memory = answer[0]["sessions"][0]["memory"].as_array().cloned().unwrap_or_default();
+        let all = memory.iter().all(|region| region["pinned"] == true);
+        Ok(Some(all).filter(|_| !memory.is_empty()))
+    }
+
+    pub(crate) fn stop(self) -> Result<(), Failure> {
+        Ok(self.daemon.stop()?)
+    }
+}
+
+/// A running qemu-storage-daemon with one export.
+pub(crate) struct StorageDaemon {
+    process: Process,
+    socket: PathBuf,
+    log: PathBuf,
+    _sockets: TempDir,
+}
+
+impl StorageDaemon {
+    /// Starts one on the engine's core that exports `blockdev`, whose node is named `disk`, from a thread of its own.
+    pub(crate) fn start(place: &Place, blockdev: &str) -> Result<Self, Failure> {
+        let sockets = sockets()?;
+        let socket = sockets.path().join("disk.sock");
+        let log = place.log("qemu-storage-daemon");
+        let mut command = place.command("qemu-storage-daemon");
+        command.args(["--object", "iothread,id=io", "--blockdev", blockdev, "--export"]).arg(format!(
+            "type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={},num-queues=1,writable=on,iothread=io",
+            socket.display()
+        ));
+        command.stdin(Stdio::null()).stdout(open_log(&log)?).stderr(open_log(&log)?);
+        let process = place.on(&[place.cores.engine], || Ok(Process::start("qemu-storage-daemon", &mut command)?))?;
+        Ok(Self { process, socket, log, _sockets: sockets })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Connects as soon as it listens.
+    pub(crate) fn connect(&mut self, memory_bytes: u64) -> Result<Client, Failure> {
+        let deadline = Deadline::after_s(20);
+        loop {
+            match Client::connect(&self.socket, memory_bytes) {
+                Ok(client) => return Ok(client),
+                Err(failure) if deadline.left().is_none() => {
+                    return Err(format!("qemu-storage-daemon does not serve: {failure}{}", tail(&self.log, 5)).into());
+                }
+                Err(_) => {}
+            }
+            if let Some(status) = self.process.wait_until(Deadline::after(Duration::from_millis(20)))? {
+                return Err(format!("qemu-storage-daemon ended ({status}){}", tail(&self.log, 5)).into());
+            }
+        }
+    }
+}
+
+/// A folder for sockets, whose paths the kernel wants short.
+fn sockets() -> Result<TempDir, Failure> {
+    Ok(tempfile::Builder::new().prefix("spinel-").tempdir()?)
+}
