@@ -95,14 +95,15 @@ fn cargo_part(project: &Project, logs: &Path, part: Part) -> Option<Row> {
         Part::Format => (&["fmt", "--all", "--check"], &[]),
         Part::Lints => (&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
         Part::Tests => (&["test", "--workspace", "--no-fail-fast"], &[]),
-        Part::Docs => (&["doc", "--workspace", "--no-deps", "--document-private-items"], &[("RUSTDOCFLAGS", "-D warnings")]),
+        Part::Docs => (&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
         Part::Fuzz | Part::Guests => return None,
     };
     let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let log = logs.join(format!("{name}.log"));
-    Some(row(&name, |step| {
-        project.cargo(arguments, environment, &log, step)?;
-        Ok(if part == Part::Tests { count_tests(&log) } else { String::new() })
+    Some(row(&name, |step| match project.cargo(arguments, environment, &log, step) {
+        Ok(()) if part == Part::Tests => Ok(count_tests(&log)),
+        Ok(()) => Ok(String::new()),
+        Err(failure) => Err(format!("{}{}", with_causes(failure.as_ref()), failed_tests(&log)).into()),
     }))
 }
 
@@ -125,6 +126,13 @@ fn count_tests(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let passed = |line: &str| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok();
     format!("{} tests", text.lines().filter_map(passed).sum::<u32>())
+}
+
+/// The lines "test some::name ... FAILED", wherever in the log they are.
+fn failed_tests(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let failed = text.lines().filter(|line| line.starts_with("test ") && line.ends_with(" FAILED"));
+    failed.map(|line| format!("\n  {line}")).collect()
 }
 
 /// The fuzz target of the vhost queue, from its seeds, for a short while.
