@@ -153,6 +153,12 @@ impl Meters {
         }
     }
 
+    /// How many queues count at present: those that started and have not ended.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.locked().live.len()
+    }
+
     /// The sum over all queues, past and present.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -253,6 +259,7 @@ mod tests {
         assert_eq!((before.errors, before.in_flight), (1, 3));
         meters.end(&a);
         meters.end(&a);
+        assert_eq!(meters.live(), 1);
         let after = meters.snapshot();
         assert_eq!(after.of(OpKind::Read), before.of(OpKind::Read));
         assert_eq!(after.in_flight, 0);

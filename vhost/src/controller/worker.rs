@@ -74,8 +74,6 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     commands: Receiver<Command>,
     pinner: Option<Pinner>,
-    /// Set once the owner has asked to stop.
-    stopping: bool,
     /// The system had no descriptor for the client that waits.
     resting: bool,
     /// It was logged that another client waits behind the one that is served.
@@ -84,7 +82,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(served: Arc<Served>, shared: Arc<Shared>, commands: Receiver<Command>, pinner: Option<Pinner>) -> Self {
-        Self { served, shared, commands, pinner, stopping: false, resting: false, queue_noticed: false }
+        Self { served, shared, commands, pinner, resting: false, queue_noticed: false }
     }
 
     pub(super) fn run(mut self, listener: Listener) {
@@ -111,7 +109,8 @@ impl Worker {
     }
 
     fn listen(&mut self, listener: &mut Option<Listener>) -> Phase {
-        let Some(listening) = listener.as_ref().filter(|_| !self.stopping) else { return Phase::Ended };
+        // It is given up when the owner asks to stop.
+        let Some(listening) = listener else { return Phase::Ended };
         let poke = self.shared.poke.0.as_fd();
         let rest = self.resting.then_some(&ACCEPT_REST);
         let ready = wait_for(&[Some(poke), (!self.resting).then(|| listening.as_fd())], rest);
@@ -202,11 +201,11 @@ impl Worker {
     }
 
     /// Waits for requests that missed their deadline, or for the owner.
-    fn wait(&mut self, quarantine: Quarantine, listener: &mut Option<Listener>) -> Phase {
+    fn wait(&self, quarantine: Quarantine, listener: &mut Option<Listener>) -> Phase {
         let never = Deadline::after(Duration::MAX);
         let Some(quarantine) = quarantine.wait(&self.commands, never) else {
             tracing::info!(controller = self.served.name, "the last requests have come back: the quarantine is over");
-            return if self.stopping { Phase::Ended } else { Phase::Listening };
+            return if listener.is_some() { Phase::Listening } else { Phase::Ended };
         };
         let Some(Command::Stop { deadline, reply }) = self.take_command() else { return Phase::Waiting(Box::new(quarantine)) };
         let left = quarantine.wait(&self.commands, Deadline::after(deadline));
@@ -214,8 +213,7 @@ impl Worker {
     }
 
     /// Answers the owner, who wants this thread to end: now, or once the quarantine is over.
-    fn end(&mut self, left: Option<Quarantine>, reply: &Sender<Result<(), u64>>, listener: &mut Option<Listener>) -> Phase {
-        self.stopping = true;
+    fn end(&self, left: Option<Quarantine>, reply: &Sender<Result<(), u64>>, listener: &mut Option<Listener>) -> Phase {
         // Whoever waits in the backlog is turned away, and the file is gone before the owner hears of it.
         *listener = None;
         let outcome = left.as_ref().map_or(Ok(()), |quarantine| Err(quarantine.outstanding()));

@@ -176,15 +176,15 @@ impl Client {
         }
     }
 
-    /// Waits until the back end has closed the connection; what it sent before is thrown away.
-    pub(crate) fn wait_closed(mut self) {
-        let mut rest = [0; 4096];
+    /// Waits until the back end has closed the connection. How many bytes it sent before.
+    pub(crate) fn wait_closed(mut self) -> usize {
+        let (mut count, mut rest) = (0, [0; 4096]);
         loop {
             match self.socket.read(&mut rest) {
-                Ok(0) => return,
-                Ok(_) => {}
+                Ok(0) => return count,
+                Ok(more) => count += more,
                 // What it had not read when it closed makes the close a reset.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return count,
                 Err(error) => panic!("the connection should be closed by now: {error}"),
             }
         }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::bounded;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
-use spinel_core::mem::Region;
+use spinel_core::mem::{Region, RegionId};
+use spinel_core::{Armed, Channel, Core, Device, Driver, Geometry, Instant, OpenError, Progress};
 use spinel_vhost::{ControllerState, MemoryInfo, Pin};
 
 use crate::client::*;
@@ -102,6 +103,38 @@ fn a_client_with_16_gib_attaches_without_a_page_of_it_being_touched() {
     assert_eq!(memory(&served)[0].len_bytes, guest.len_bytes);
 }
 
+/// What a core's driver was told: whether the region had pins by then.
+type Announced = Arc<crossbeam_channel::Sender<bool>>;
+
+/// A memory disk whose cores have a driver that passes on what it is told of regions.
+struct Watched(Arc<dyn Device>, Announced);
+
+struct Watcher(Announced);
+
+impl Driver for Watcher {
+    fn reap(&mut self, _: Instant) -> Progress {
+        Progress::Idle
+    }
+    fn flush(&mut self) {}
+    fn map(&mut self, region: &Arc<Region>) {
+        self.0.send(region.pins().is_some()).unwrap();
+    }
+    fn unmap(&mut self, _: RegionId) {}
+    fn arm(&mut self) -> Armed {
+        Armed::Idle
+    }
+}
+
+impl Device for Watched {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn open(&self, core: &mut Core, depth: u16) -> Result<Box<dyn Channel>, OpenError> {
+        core.share(|_| Ok(Watcher(Arc::clone(&self.1))))?;
+        self.0.open(core, depth)
+    }
+}
+
 #[test]
 fn pinning_happens_behind_the_running_queues_and_is_announced() {
     let host = Host::new();
@@ -115,21 +148,27 @@ fn pinning_happens_behind_the_running_queues_and_is_announced() {
         counted.fetch_add(1, Ordering::Relaxed);
         done.send(()).unwrap();
     });
-    let served = host.serve_with(memory_disk(), Options { pin: Some(pin), ..Options::default() });
+    let (announce, announced) = crossbeam_channel::unbounded();
+    let disk = Arc::new(Watched(memory_disk(), Arc::new(announce)));
+    let served = host.serve_with(disk, Options { pin: Some(pin), ..Options::default() });
     let mut guest = Guest::new(1);
     let mut client = guest.attach(&served.path);
     guest.queues[0].check(0, 1);
+    assert!(!announced.recv().unwrap());
     assert!(!memory(&served)[0].pinned, "the queue runs although nothing is pinned yet");
     may.send(()).unwrap();
     pinned.recv().unwrap();
+    assert!(announced.recv().unwrap(), "announced again, with its pins");
     guest.queues[0].check(0, 2);
     client.sync();
     assert!(memory(&served)[0].pinned);
     // A region that comes later is pinned as well, and the pinned one not twice.
     let (more, _) = memfd(4096);
     client.tell(ADD_MEM_REG, &slot(0x9000_0000, 4096, 0), &[&more]);
+    assert!(!announced.recv().unwrap());
     may.send(()).unwrap();
     pinned.recv().unwrap();
+    assert!(announced.recv().unwrap());
     client.sync();
     assert!(memory(&served).iter().all(|region| region.pinned));
     assert_eq!(pins.load(Ordering::Relaxed), 2);

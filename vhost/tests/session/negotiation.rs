@@ -104,6 +104,12 @@ fn acknowledgements_are_given_exactly_when_negotiated_and_asked_for() {
     // A request that nobody serves is refused when asked, and the session goes on.
     assert_ne!(client.try_tell(19, &longs(&[0]), &[]), 0);
     client.ask_number(GET_FEATURES);
+    // One with a reply of its own has none that says so, and a client that did not negotiate would not understand any.
+    client.send_packet(&Packet::new(GET_VRING_BASE, words(&[9, 0]), &[]), NEED_REPLY);
+    assert_eq!(client.wait_closed(), 0);
+    let client = Client::connect(&served.path);
+    client.send_packet(&Packet::new(19, longs(&[0]), &[]), NEED_REPLY);
+    assert_eq!(client.wait_closed(), 0);
 }
 
 #[test]

@@ -140,6 +140,7 @@ fn a_stopped_ring_has_drained_and_goes_on_where_it_stopped() {
         assert_eq!(guest.queues[0].finish(32).len(), 32, "round {round}");
     }
     assert!(base > 0);
+    assert_eq!(served.meters.live(), 1, "a queue that has stopped counts no longer");
 }
 
 #[test]
