@@ -177,8 +177,7 @@ impl Chain {
         if let [first, data @ .., last] = chain {
             let (first, last) = (Descriptor(*first), Descriptor(*last));
             let ordinary = first.len_bytes() == HEADER_BYTES && !first.writable() && last.len_bytes() == 1 && last.writable();
-            if ordinary {
-                guest.load(first.address(), std::slice::from_mut(&mut self.header)).map_err(RingFault::Memory)?;
+            if ordinary && guest.load(first.address(), std::slice::from_mut(&mut self.header)).is_ok() {
                 for raw in data {
                     self.add(head, Descriptor(*raw), guest)?;
                 }

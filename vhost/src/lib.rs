@@ -11,8 +11,10 @@
 //! logged with its reason. Memory whose pages another process would have to deliver
 //! (FUSE, say) is refused, for a page fault holds a core.
 //!
-//! One thing is beyond us: an eventfd's owner can make it block and fill it up, and the
-//! core that notifies then waits for it. Linux has no write that refuses to.
+//! One thing is open: an eventfd's owner can make it block and fill it up, and the core that
+//! notifies then waits for it. `write` cannot refuse to wait, and clearing the blocking flag
+//! here would clear it for the owner, who may read with it; only the kernel's own signal (a
+//! ring's registered eventfd) never waits.
 #![forbid(unsafe_code)]
 
 pub mod blk;

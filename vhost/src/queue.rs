@@ -76,6 +76,11 @@ pub fn recipe(setup: QueueSetup) -> Recipe {
 
 /// Most chains taken in one turn, so that one guest cannot hold a core.
 const BATCH: u16 = 64;
+/// A turn takes no further chain once those taken have cost this much: a byte of data one, a descriptor `DESCRIPTOR_COST`.
+const TURN_COST: u64 = 4 << 20;
+const DESCRIPTOR_COST: u64 = 1 << 10;
+/// The deepest channel asked for. What a larger ring holds beyond that waits in the ring.
+const DEPTH_MAX: u16 = 4096;
 
 /// A request in flight. Its tag, and its place in the table, is the chain's head.
 #[derive(Clone, Copy)]
@@ -100,6 +105,8 @@ struct Queue {
     done: Completions,
     chain: Chain,
     terms: Terms,
+    /// Whether the device has a cache that a power cut empties; without one every write is stable.
+    volatile: bool,
     flights: Box<[Option<Flight>]>,
     in_flight: usize,
     state: State,
@@ -112,13 +119,14 @@ impl Queue {
     fn open(setup: QueueSetup, core: &mut Core) -> Result<Self, OpenError> {
         let size = setup.ring.size();
         let geometry = setup.disk.device.geometry();
-        let channel = setup.disk.device.open(core, size)?;
+        let channel = setup.disk.device.open(core, size.min(DEPTH_MAX))?;
         let watch = setup.kick.as_ref().map(|kick| core.watch(kick.as_raw_fd()));
         let mut queue = Self {
             channel,
             done: Completions::new(),
             chain: Chain::new(geometry.segments_max),
             terms: Terms::new(&setup.disk, &geometry, setup.features),
+            volatile: geometry.write_cache,
             flights: vec![None; usize::from(size)].into_boxed_slice(),
             in_flight: 0,
             state: State::Running,
@@ -171,21 +179,30 @@ impl Queue {
             return Ok(0);
         }
         let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
+        // Read after the index: a write that was posted after the cache was switched off must see it off.
+        self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
         self.setup.ring.prefetch(batch);
-        for _ in 0..batch {
+        let mut cost = 0;
+        for taken in 0..batch {
+            if cost >= TURN_COST {
+                return Ok(usize::from(taken));
+            }
             let head = self.setup.ring.take()?;
-            self.start(head, now)?;
+            cost += self.start(head, now)?;
         }
         Ok(usize::from(batch))
     }
 
-    fn start(&mut self, head: u16, now: Instant) -> Result<(), RingFault> {
+    /// Starts one request. Answers what it cost this turn.
+    fn start(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
         let slot = usize::from(head);
         if self.flights[slot].is_some() {
             return Err(RingFault::HeadInFlight(head));
         }
         let QueueSetup { ring, guest, disk, .. } = &mut self.setup;
-        self.chain.gather(head, ring.chain(head, guest)?, guest)?;
+        let chain = ring.chain(head, guest)?;
+        let mut cost = DESCRIPTOR_COST * u64::try_from(chain.len()).expect("at most a ring and a table");
+        self.chain.gather(head, chain, guest)?;
         let status = self.chain.status();
         let asked = blk::parse(&self.chain, guest, &self.terms, &disk.serial);
         match asked {
@@ -193,11 +210,12 @@ impl Queue {
                 let bytes = blocks.saturating_mul(self.terms.block_bytes);
                 self.flights[slot] = Some(Flight { op: op.kind(), status, bytes, started: now });
                 self.in_flight += 1;
+                cost += if segments.is_empty() { 0 } else { u64::from(bytes) };
                 self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments });
             }
             Asked::Answer { status: answer, written_bytes } => finish(ring, guest, head, status, answer, written_bytes),
         }
-        Ok(())
+        Ok(cost)
     }
 
     fn fault(&mut self, fault: RingFault) {
@@ -248,7 +266,6 @@ impl Poller for Queue {
         }
         self.check_memory();
         if self.state == State::Running {
-            self.terms.stable_writes = !self.setup.writeback.load(Ordering::Relaxed);
             match self.take(now) {
                 Ok(0) => {}
                 Ok(_) => {

@@ -296,6 +296,16 @@ impl Session {
                 return Ok(());
             }
         };
+        let (asked, begins) = (self.vrings[at].base, ring.next_avail());
+        if asked != begins {
+            tracing::warn!(
+                controller = self.served.name,
+                queue = index,
+                asked,
+                begins,
+                "the queue begins where the used ring ends: what lies before is done"
+            );
+        }
         let core = (self.served.first_core + at) % self.served.cores.len();
         self.memory.announce(core);
         let vring = &mut self.vrings[at];
@@ -326,7 +336,7 @@ impl Session {
         let addresses = vring.addresses.expect("a wanted ring has a place");
         let features = self.features.unwrap_or(0);
         let has = |bit| features & bit != 0;
-        SplitRing::new(self.memory.map(), size, addresses, vring.base, has(feature::EVENT_IDX), has(feature::INDIRECT_DESC))
+        SplitRing::new(self.memory.map(), size, addresses, has(feature::EVENT_IDX), has(feature::INDIRECT_DESC))
     }
 
     /// Serves a ring no longer, and tells its front end so.

@@ -8,7 +8,7 @@ use common::Bench;
 use spinel_core::mem::Region;
 use spinel_core::{Armed, OpKind};
 use spinel_sim::guest::{GUEST_BASE, GuestRequest, Layout, SimGuest};
-use spinel_vhost::{QueueEvent, RingFault};
+use spinel_vhost::{QueueEvent, RingAddresses, RingFault, SplitRing};
 use spinel_volume::{MemoryDevice, NullDevice, Shape};
 
 const LAYOUT: Layout = Layout { size: 64, event_idx: true, indirect: true, data_bytes: 65536 };
@@ -297,4 +297,30 @@ fn more_segments_than_were_offered_is_an_error_of_that_request_alone() {
     assert_eq!(ask(&mut bench, GuestRequest { pieces: 200, ..GuestRequest::read(0, 200 * 512) }).0, 1);
     assert_eq!(ask(&mut bench, GuestRequest { pieces: 128, ..GuestRequest::read(0, 128 * 512) }).0, 0);
     assert!(bench.events.try_recv().is_err());
+}
+
+#[test]
+fn a_new_queue_begins_where_the_used_ring_ends_and_repeats_nothing() {
+    let region = Region::anonymous(SimGuest::memory_bytes(LAYOUT)).unwrap();
+    let guest = SimGuest::new(region, LAYOUT);
+    guest.available.set(1, 9);
+    guest.used.set(1, 7);
+    let [descriptors, available, used] = guest.addresses();
+    let ring = SplitRing::new(&guest.map(), LAYOUT.size, RingAddresses { descriptors, available, used }, true, true).unwrap();
+    assert_eq!(ring.next_avail(), 7);
+}
+
+#[test]
+fn a_turn_takes_no_more_than_its_share_of_bytes() {
+    let layout = Layout { data_bytes: 1 << 20, ..LAYOUT };
+    let mut bench = Bench::new(Arc::new(NullDevice::new(shape(512, 1 << 30)).unwrap()), layout);
+    for _ in 0..64 {
+        bench.guest.post(GuestRequest::read(0, 1 << 20));
+    }
+    bench.guest.publish();
+    bench.turn();
+    bench.turn();
+    let taken = std::iter::from_fn(|| bench.guest.reap()).count();
+    assert_eq!(taken, 4, "4 MiB in the first turn; the rest waits in the ring");
+    assert_eq!(bench.finish(60).len(), 60);
 }

@@ -53,7 +53,7 @@ impl Rig {
             disk,
             features: BlkFeatures::default(),
             writeback: Arc::new(AtomicBool::new(true)),
-            ring: SplitRing::new(&guest.map(), layout.size, addresses, 0, event_idx, true).unwrap(),
+            ring: SplitRing::new(&guest.map(), layout.size, addresses, event_idx, true).unwrap(),
             guest: guest.map(),
             kick: Some(rustix::io::dup(&kick).unwrap()),
             call: None,

@@ -93,7 +93,7 @@ impl Rig {
             disk,
             features: BlkFeatures { flush: true, discard: true, write_zeroes: true },
             writeback: Arc::new(AtomicBool::new(true)),
-            ring: SplitRing::new(&guest.map(), layout.size, addresses, 0, layout.event_idx, layout.indirect).unwrap(),
+            ring: SplitRing::new(&guest.map(), layout.size, addresses, layout.event_idx, layout.indirect).unwrap(),
             guest: guest.map(),
             kick: Some(rustix::io::dup(&kick).unwrap()),
             call: Some(event()),

@@ -7,7 +7,7 @@
 //! anywhere else keeps its default meaning.
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crate::region::REGIONS_MAX;
 
@@ -15,27 +15,30 @@ struct Slot {
     state: AtomicU8,
     base: AtomicUsize,
     len_bytes: AtomicUsize,
-    poisoned: AtomicBool,
+    losses: AtomicUsize,
 }
+
+/// Pages of one region that are replaced singly; at the next loss the whole region is.
+const PAGES_MAX: usize = 64;
 
 const FREE: u8 = 0;
 const CLAIMED: u8 = 1;
 const LIVE: u8 = 2;
 
-static SLOTS: [Slot; REGIONS_MAX as usize] = [const {
-    Slot { state: AtomicU8::new(FREE), base: AtomicUsize::new(0), len_bytes: AtomicUsize::new(0), poisoned: AtomicBool::new(false) }
-}; REGIONS_MAX as usize];
+static SLOTS: [Slot; REGIONS_MAX as usize] =
+    [const { Slot { state: AtomicU8::new(FREE), base: AtomicUsize::new(0), len_bytes: AtomicUsize::new(0), losses: AtomicUsize::new(0) } };
+        REGIONS_MAX as usize];
 static LOSSES: AtomicUsize = AtomicUsize::new(0);
 static INSTALL: Once = Once::new();
 
-/// Claims an id for a mapping and watches it; `None` if all are taken.
+/// Claims an id for a mapping and watches its first `len_bytes`, none for memory without a file; `None` if all ids are taken.
 pub(crate) fn guard(base: usize, len_bytes: usize) -> Option<u16> {
     INSTALL.call_once(install);
     let index = SLOTS.iter().position(|slot| slot.state.compare_exchange(FREE, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).is_ok())?;
     let slot = &SLOTS[index];
     slot.base.store(base, Ordering::Relaxed);
     slot.len_bytes.store(len_bytes, Ordering::Relaxed);
-    slot.poisoned.store(false, Ordering::Relaxed);
+    slot.losses.store(0, Ordering::Relaxed);
     slot.state.store(LIVE, Ordering::Release);
     Some(u16::try_from(index).expect("below REGIONS_MAX"))
 }
@@ -45,7 +48,7 @@ pub(crate) fn release(index: u16) {
 }
 
 pub(crate) fn poisoned(index: u16) -> bool {
-    SLOTS[usize::from(index)].poisoned.load(Ordering::Relaxed)
+    SLOTS[usize::from(index)].losses.load(Ordering::Relaxed) > 0
 }
 
 /// How many times memory of any region was found missing in this process. Cheap: look at single regions only when it has changed.
@@ -69,7 +72,8 @@ extern "C" fn on_sigbus(_signal: libc::c_int, info: *mut libc::siginfo_t, _conte
     let info = unsafe { &*info };
     // SAFETY: SIGBUS is a signal for which si_addr is defined.
     let address = unsafe { info.si_addr() }.addr();
-    if !mend(address) {
+    // Only a page that its file no longer has is mended; failed memory (BUS_MCEERR_*) must not read as zeroes.
+    if info.si_code != libc::BUS_ADRERR || !mend(address) {
         // Not ours: restore the default action and return, so that the access faults again and kills us visibly.
         // SAFETY: resetting a signal's disposition is async-signal-safe.
         unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
@@ -87,10 +91,10 @@ fn mend(address: usize) -> bool {
         if address < base || address - base >= len_bytes {
             continue;
         }
-        slot.poisoned.store(true, Ordering::Relaxed);
         LOSSES.fetch_add(1, Ordering::Relaxed);
-        // A huge page cannot be replaced in part: then the whole region goes.
-        return replace(address & !4095, 4096) || replace(base, len_bytes);
+        let few = slot.losses.fetch_add(1, Ordering::Relaxed) < PAGES_MAX;
+        // Each page replaced is a mapping more, of which a process may have only so many. A huge page cannot be replaced in part.
+        return (few && replace(address & !4095, 4096)) || replace(base, len_bytes);
     }
     false
 }

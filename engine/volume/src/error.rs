@@ -387,7 +387,9 @@ impl Channel for ErrorChannel {
     }
 
     fn arm(&mut self) -> Armed {
-        let resumes = self.shared.resumed.load(Ordering::Acquire) != self.resumed || (self.resuming > 0 && self.child.room() > 0);
+        let resumed = self.shared.resumed.load(Ordering::Acquire) != self.resumed;
+        // Without held requests there is nothing to resume, and nobody polls.
+        let resumes = (resumed && !self.pending.is_empty()) || (self.resuming > 0 && self.child.room() > 0);
         if resumes || !self.ended.is_empty() { Armed::Ready } else { self.child.arm() }
     }
 }

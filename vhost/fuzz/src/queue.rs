@@ -70,7 +70,7 @@ impl Rig {
         let has = |bit: u8| layout & bit != 0;
         let at = |offset: u64| USER + offset;
         let addresses = RingAddresses { descriptors: at(0), available: at(0x80), used: at(0xa0) };
-        let ring = SplitRing::new(&self.guest, QUEUE_SIZE, addresses, 0, has(1), has(2)).expect("a good place for a ring");
+        let ring = SplitRing::new(&self.guest, QUEUE_SIZE, addresses, has(1), has(2)).expect("a good place for a ring");
         let (events, _) = unbounded();
         let (_, calls) = unbounded();
         let setup = QueueSetup {

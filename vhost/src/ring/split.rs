@@ -199,18 +199,15 @@ fn aligned(part: &'static str, address: u64, to: u64) -> Result<(), RingError> {
 }
 
 impl SplitRing {
-    /// Finds the three parts in guest memory and starts at `next_avail`; `event_idx` if VIRTIO_F_EVENT_IDX was negotiated, `indirect` likewise.
+    /// Finds the three parts in guest memory; `event_idx` if VIRTIO_F_EVENT_IDX was negotiated, `indirect` likewise.
+    ///
+    /// It starts where the used ring ends. An earlier queue drained before this one could be made, so what it took is
+    /// finished there; a front end whose connection broke in between remembers an older place, and chains from that
+    /// one on would be executed twice.
     ///
     /// # Errors
     /// [`RingError`] if the ring cannot be where the front end says.
-    pub fn new(
-        guest: &GuestMap,
-        size: u16,
-        addresses: RingAddresses,
-        next_avail: u16,
-        event_idx: bool,
-        indirect: bool,
-    ) -> Result<Self, RingError> {
+    pub fn new(guest: &GuestMap, size: u16, addresses: RingAddresses, event_idx: bool, indirect: bool) -> Result<Self, RingError> {
         if !size.is_power_of_two() || size > 32768 {
             return Err(RingError::Size(size));
         }
@@ -221,7 +218,7 @@ impl SplitRing {
         let elements_at = addresses.used.saturating_add(4);
         let event_at = elements_at.saturating_add(8 * u64::from(size));
         let used: Array<u16> = part(guest, "used ring", addresses.used, 2)?;
-        let next_used = used.load(1, Ordering::Relaxed);
+        let next_used = u16::from_le(used.load(1, Ordering::Acquire));
         Ok(Self {
             size,
             event_idx,
@@ -231,8 +228,8 @@ impl SplitRing {
             used,
             elements: part(guest, "used ring", elements_at, entries)?,
             avail_event: event_idx.then(|| part(guest, "used ring", event_at, 1)).transpose()?,
-            next_avail,
-            seen_avail: next_avail,
+            next_avail: next_used,
+            seen_avail: next_used,
             next_used,
             published: next_used,
             table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),

@@ -49,7 +49,7 @@ impl Bench {
         let [descriptors, available, used] = guest.addresses();
         let addresses = RingAddresses { descriptors, available, used };
         let map = guest.map();
-        let ring = SplitRing::new(&map, layout.size, addresses, 0, layout.event_idx, layout.indirect).unwrap();
+        let ring = SplitRing::new(&map, layout.size, addresses, layout.event_idx, layout.indirect).unwrap();
         let (report, events) = unbounded();
         let (_, calls) = unbounded();
         let setup = QueueSetup {

@@ -34,7 +34,7 @@ fn loses_a_wakeup(event_idx: bool, rounds: u32, falls_asleep: impl Fn(&mut Split
     let mut guest = SimGuest::new(region, layout);
     let [descriptors, available, used] = guest.addresses();
     let addresses = RingAddresses { descriptors, available, used };
-    let mut ring = SplitRing::new(&guest.map(), layout.size, addresses, 0, event_idx, true).unwrap();
+    let mut ring = SplitRing::new(&guest.map(), layout.size, addresses, event_idx, true).unwrap();
     let (begun, kicked, ended) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let driver = {
         let (begun, kicked, ended) = (Arc::clone(&begun), Arc::clone(&kicked), Arc::clone(&ended));
