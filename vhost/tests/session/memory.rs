@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
@@ -103,6 +104,9 @@ fn a_client_with_16_gib_attaches_without_a_page_of_it_being_touched() {
     assert_eq!(memory(&served)[0].len_bytes, guest.len_bytes);
 }
 
+/// Long enough that only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a core's driver was told: whether the region had pins by then.
 type Announced = Arc<crossbeam_channel::Sender<bool>>;
 
@@ -154,21 +158,21 @@ fn pinning_happens_behind_the_running_queues_and_is_announced() {
     let mut guest = Guest::new(1);
     let mut client = guest.attach(&served.path);
     guest.queues[0].check(0, 1);
-    assert!(!announced.recv().unwrap());
+    assert!(!announced.recv_timeout(PATIENCE).unwrap());
     assert!(!memory(&served)[0].pinned, "the queue runs although nothing is pinned yet");
     may.send(()).unwrap();
-    pinned.recv().unwrap();
-    assert!(announced.recv().unwrap(), "announced again, with its pins");
+    pinned.recv_timeout(PATIENCE).unwrap();
+    assert!(announced.recv_timeout(PATIENCE).unwrap(), "announced again, with its pins");
     guest.queues[0].check(0, 2);
     client.sync();
     assert!(memory(&served)[0].pinned);
     // A region that comes later is pinned as well, and the pinned one not twice.
     let (more, _) = memfd(4096);
     client.tell(ADD_MEM_REG, &slot(0x9000_0000, 4096, 0), &[&more]);
-    assert!(!announced.recv().unwrap());
+    assert!(!announced.recv_timeout(PATIENCE).unwrap());
     may.send(()).unwrap();
-    pinned.recv().unwrap();
-    assert!(announced.recv().unwrap());
+    pinned.recv_timeout(PATIENCE).unwrap();
+    assert!(announced.recv_timeout(PATIENCE).unwrap());
     client.sync();
     assert!(memory(&served).iter().all(|region| region.pinned));
     assert_eq!(pins.load(Ordering::Relaxed), 2);
