@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{open, pattern, rig, scratch};
-use spinel_core::{Device, Op, OpenError, Status};
-use spinel_uring::{DeviceOptions, FileError, UringDevice};
+use spinel_core::{CoreId, Device, Op, OpenError, Status};
+use spinel_uring::{DeviceOptions, FileError, Options, UringDevice};
 
 const KIB: usize = 1024;
 
@@ -101,6 +101,18 @@ fn the_lock_lasts_until_the_last_channel_is_gone() {
     drop(device);
     assert!(matches!(UringDevice::open(&scratch.path, &options(None)), Err(FileError::InUse { .. })));
     drop(rig);
+    open_patiently(&scratch.path, &options(None));
+}
+
+#[test]
+fn a_closed_channel_gives_up_its_file_though_its_core_goes_on() {
+    let scratch = scratch(64 * KIB);
+    let mut core = spinel_uring::core(CoreId(0), Options::default()).unwrap();
+    for _ in 0..3 {
+        let device = open_patiently(&scratch.path, &options(None));
+        let channels: Vec<_> = (0..3).map(|_| device.open(&mut core, 4).unwrap()).collect();
+        drop(channels);
+    }
     open_patiently(&scratch.path, &options(None));
 }
 

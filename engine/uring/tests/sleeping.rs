@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use common::{now, open, rig, scratch};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use spinel_core::{Armed, Core, CoreId, Op, Progress};
 use spinel_uring::{Options, Ring};
 
@@ -133,6 +133,21 @@ fn a_completion_wakes_the_core_and_an_unsubmitted_request_keeps_it_awake() {
             rig.rest();
         }
     }
+}
+
+#[test]
+fn a_core_that_ends_lets_go_of_what_it_watched() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let mut core = core();
+    core.watch(read.as_raw_fd());
+    settle(&mut core);
+    drop(read);
+    drop(core);
+    // Once the last holder of the reading end is gone, the writing end says so.
+    let mut ends = [PollFd::new(&write, PollFlags::empty())];
+    let half_a_minute = Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(poll(&mut ends, Some(&half_a_minute)).unwrap(), 1);
+    assert!(ends[0].revents().contains(PollFlags::ERR));
 }
 
 /// The ring a core sleeps in.
