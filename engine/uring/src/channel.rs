@@ -6,15 +6,15 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use spinel_core::{Armed, Channel, Completion, Completions, Instant, Op, Request, Status, Tag};
+use spinel_core::{Armed, Channel, Completion, Completions, Instant, Op, OpenError, Request, Status, Tag};
 use spinel_mem::{Regions, Segment};
 
 use crate::device::{SEGMENTS_MAX, Shared};
 use crate::entry::{self, Buffer};
 use crate::files::Target;
 use crate::polled::PolledRing;
-use crate::pool::{CHUNK_BYTES, ZEROES_BYTES};
-use crate::ring::{Event, PortId, Ring};
+use crate::pool::CHUNK_BYTES;
+use crate::ring::{Event, PortId, Ring, ZEROES_BYTES};
 use crate::slot::{Job, Next, Step};
 use crate::vectors::Vectors;
 
@@ -47,8 +47,8 @@ struct Lane {
 }
 
 impl Lane {
-    fn open(ring: &mut Ring, fd: RawFd, depth: u16) -> Self {
-        Self { port: ring.open_port(depth), target: ring.add_file(fd) }
+    fn open(ring: &mut Ring, fd: RawFd, depth: u16) -> Result<Self, OpenError> {
+        Ok(Self { port: ring.open_port(depth)?, target: ring.add_file(fd) })
     }
 
     fn close(self, ring: &mut Ring) {
@@ -63,6 +63,16 @@ struct Rings<'a> {
     polled: Option<RefMut<'a, PolledRing>>,
 }
 
+/// The flushes of a channel. One is in the kernel at a time: those that come meanwhile wait for the next, and share it.
+struct Syncs {
+    /// The slot whose flush is in the kernel.
+    leader: Option<u32>,
+    /// Slots that end as the leader does: they were all there when it began.
+    riders: VecDeque<u32>,
+    /// Slots that came after the leader began.
+    waiting: VecDeque<u32>,
+}
+
 /// A channel's own state, apart from the rings it shares.
 struct State {
     shared: Arc<Shared>,
@@ -72,7 +82,8 @@ struct State {
     slots: Box<[Option<Slot>]>,
     free: Vec<u32>,
     vectors: Vectors,
-    /// Requests that ended before they began.
+    syncs: Syncs,
+    /// Requests that ended without a step of their own in the kernel.
     refused: VecDeque<(u32, Completion)>,
 }
 
@@ -90,12 +101,20 @@ impl UringChannel {
         polled: Option<Rc<RefCell<PolledRing>>>,
         regions: Rc<Regions>,
         depth: u16,
-    ) -> Self {
+    ) -> Result<Self, OpenError> {
         let fd = shared.medium.fd();
         let slots = usize::from(depth);
+        let lane = Lane::open(&mut ring.borrow_mut(), fd, depth)?;
+        let polled_lane = match &polled {
+            Some(polled) => {
+                Lane::open(polled.borrow_mut().ring(), fd, depth).inspect_err(|_| lane.close(&mut ring.borrow_mut())).map(Some)?
+            }
+            None => None,
+        };
         let state = State {
-            lane: Lane::open(&mut ring.borrow_mut(), fd, depth),
-            polled: polled.as_ref().map(|polled| Lane::open(polled.borrow_mut().ring(), fd, depth)),
+            lane,
+            polled: polled_lane,
+            syncs: Syncs { leader: None, riders: VecDeque::with_capacity(slots), waiting: VecDeque::with_capacity(slots) },
             shared,
             regions,
             slots: vec![None; slots].into_boxed_slice(),
@@ -103,7 +122,7 @@ impl UringChannel {
             vectors: Vectors::new(slots, SEGMENTS_MAX),
             refused: VecDeque::with_capacity(slots),
         };
-        Self { ring, polled, state }
+        Ok(Self { ring, polled, state })
     }
 }
 
@@ -200,6 +219,10 @@ impl State {
         let medium = &self.shared.medium;
         let align_bytes = medium.offset_align_bytes;
         let job = |step, offset, len_bytes| Job::new(op, step, offset, len_bytes, align_bytes);
+        let stable = matches!(op, Op::Flush | Op::Write { fua: true } | Op::WriteZeroes { fua: true, .. });
+        if stable && self.shared.lost_writes() {
+            return Err(Status::Medium);
+        }
         if op == Op::Flush {
             return Ok(Slot { tag, job: job(Step::Sync, 0, 0), way: Way::Direct });
         }
@@ -260,7 +283,13 @@ impl State {
     /// Begins a request: at once, or as soon as there is a chunk for it.
     fn start(&mut self, rings: &mut Rings<'_>, index: u32) {
         let slot = self.slots[index as usize].as_mut().expect("a started slot is taken");
-        if slot.way == Way::Parked {
+        if slot.job.op == Op::Flush {
+            if self.syncs.leader.is_some() {
+                self.syncs.waiting.push_back(index);
+                return;
+            }
+            self.syncs.leader = Some(index);
+        } else if slot.way == Way::Parked {
             match rings.main.want_chunk(self.lane.port, index) {
                 Some(chunk) => slot.way = Way::Bounce(chunk),
                 None => return,
@@ -277,7 +306,7 @@ impl State {
         let target = self.lane(rings, job.op).1.target;
         let entry = match (job.step, way) {
             (Step::Read | Step::Write, Way::Bounce(chunk)) => {
-                let address = rings.main.pool().chunk(chunk);
+                let address = rings.main.chunk(self.lane.port, chunk);
                 let len_bytes = at_most(job.left_bytes(), CHUNK_BYTES);
                 if write {
                     // SAFETY: the listed buffers stay mapped until the request completes, and a chunk belongs to one slot.
@@ -297,7 +326,7 @@ impl State {
             }
             (Step::WriteZeroes, _) => {
                 let len_bytes = at_most(job.left_bytes(), ZEROES_BYTES);
-                let address = rings.main.pool().zeroes().cast_mut();
+                let address = rings.main.zeroes();
                 entry::transfer(target, true, false, job.at(), Buffer { address, len_bytes, registered: None })
             }
             (step, _) => entry::command(target, step, job.offset, job.len_bytes),
@@ -320,14 +349,23 @@ impl State {
                 let before = slot.job;
                 let next = slot.job.advance(result);
                 let Slot { tag, job, way } = *slot;
-                self.account(&rings.main, index, before, job, way);
+                self.account(&mut rings.main, index, before, job, way);
                 match next {
                     Next::Again => {}
                     Next::Later => {
                         rings.main.pause(self.lane.port, index, now);
                         return None;
                     }
-                    Next::Done(status) => return Some(self.finish(&mut rings.main, index, Completion { tag, status })),
+                    Next::Done(status) => {
+                        let failed_sync = job.step == Step::Sync && status != Status::Ok;
+                        if failed_sync || (job.op == Op::Write { fua: true } && status == Status::Medium) {
+                            self.note_failed_sync();
+                        }
+                        if job.op == Op::Flush {
+                            self.end_flush(rings, status);
+                        }
+                        return Some(self.finish(&mut rings.main, index, Completion { tag, status }));
+                    }
                 }
             }
         }
@@ -335,8 +373,29 @@ impl State {
         None
     }
 
+    /// Without direct I/O the kernel reports a write that it lost once, and then calls the pages clean: nothing written
+    /// before can be vouched for from then on.
+    fn note_failed_sync(&self) {
+        if !self.shared.medium.direct {
+            self.shared.lose_writes();
+        }
+    }
+
+    /// The flush in the kernel ended: so do its riders, and those that waited begin, as one.
+    fn end_flush(&mut self, rings: &mut Rings<'_>, status: Status) {
+        while let Some(rider) = self.syncs.riders.pop_front() {
+            let slot = self.slots[rider as usize].take().expect("a rider's slot is taken");
+            self.refused.push_back((rider, Completion { tag: slot.tag, status }));
+        }
+        self.syncs.leader = self.syncs.waiting.pop_front();
+        std::mem::swap(&mut self.syncs.riders, &mut self.syncs.waiting);
+        if let Some(leader) = self.syncs.leader {
+            self.launch(rings, leader);
+        }
+    }
+
     /// Moves the bytes of a round to their buffers and off the list; remembers a step that was refused.
-    fn account(&mut self, ring: &Ring, index: u32, before: Job, after: Job, way: Way) {
+    fn account(&mut self, ring: &mut Ring, index: u32, before: Job, after: Job, way: Way) {
         if after.step != before.step && after.done_bytes == before.done_bytes {
             self.shared.cannot(before.step);
         }
@@ -346,7 +405,7 @@ impl State {
         let moved = usize::try_from(after.done_bytes - before.done_bytes).expect("one transfer fits memory");
         if let (Step::Read, Way::Bounce(chunk)) = (before.step, way) {
             // SAFETY: the listed buffers stay mapped until the request completes, and a chunk belongs to one slot.
-            unsafe { self.vectors.scatter(index as usize, moved, ring.pool().chunk(chunk)) };
+            unsafe { self.vectors.scatter(index as usize, moved, ring.chunk(self.lane.port, chunk)) };
         }
         self.vectors.consume(index as usize, moved);
     }
@@ -355,7 +414,7 @@ impl State {
     fn finish(&mut self, ring: &mut Ring, index: u32, completion: Completion) -> Completion {
         let slot = self.slots[index as usize].take().expect("a slot ends once");
         if let Way::Bounce(chunk) = slot.way {
-            ring.give_chunk(chunk);
+            ring.give_chunk(self.lane.port, chunk);
         }
         self.free.push(index);
         completion
@@ -367,141 +426,4 @@ fn at_most(len_bytes: u64, limit: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{DeviceOptions, Options, UringDevice};
-    use spinel_core::{Core, CoreId, Device, Lba};
-    use spinel_mem::Region;
-    use std::path::Path;
-
-    const MIB: usize = 1 << 20;
-
-    /// A file of sevens beside the test's own program, where direct I/O works if it works at all.
-    fn file() -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
-        std::fs::write(file.path(), vec![7; MIB]).unwrap();
-        file
-    }
-
-    fn open(path: &Path, direct: bool) -> UringDevice {
-        UringDevice::open(path, &DeviceOptions { direct, ..DeviceOptions::default() }).unwrap()
-    }
-
-    /// One request from start to end.
-    fn run(core: &mut Core, channel: &mut dyn Channel, op: Op, start: u64, blocks: u32, segments: &[Segment]) -> Status {
-        let mut done = Completions::limited(1);
-        channel.submit(Request { tag: Tag(0), op, at: Instant::default(), start: Lba(start), blocks, segments });
-        while done.as_slice().is_empty() {
-            core.flush();
-            core.reap(Instant::default());
-            channel.poll(Instant::default(), &mut done);
-        }
-        done.as_slice()[0].status
-    }
-
-    #[test]
-    fn plain_reads_and_writes_take_the_polled_lane_and_the_rest_does_not() {
-        // No device here can be polled, so the second ring is an ordinary one; the lanes are the same.
-        let file = file();
-        let device = open(file.path(), true);
-        let mut core = crate::core(CoreId(0), Options::default()).unwrap();
-        let ring = core.share(|_| Ring::new(&Options::default())).unwrap();
-        let polled = core.share(|_| Ok(PolledRing::unpolled())).unwrap();
-        let regions = core.regions();
-        let mut channel = UringChannel::new(device.shared(), Rc::clone(&ring), Some(Rc::clone(&polled)), regions, 4);
-        let memory = Region::anonymous(65_536).unwrap();
-        let _ = crate::pin(&memory);
-        core.map(Arc::clone(&memory));
-        memory.write(0, &[9; 4096]).unwrap();
-        let [out, into, odd] = [0, 8192, 20_001].map(|offset| memory.segment(offset, 4096).unwrap());
-        let plan =
-            [(Op::Write { fua: false }, out, true), (Op::Write { fua: true }, out, false), (Op::Read, into, true), (Op::Read, odd, true)];
-        for (op, segment, polls) in plan {
-            let before = (ring.borrow().enters(), polled.borrow_mut().ring().enters());
-            assert_eq!(run(&mut core, &mut channel, op, 16, 8, &[segment]), Status::Ok);
-            let entered = (ring.borrow().enters() > before.0, polled.borrow_mut().ring().enters() > before.1);
-            assert_eq!(entered, (!polls, polls), "{op:?}");
-        }
-        assert_eq!(run(&mut core, &mut channel, Op::Flush, 0, 0, &[]), Status::Ok);
-        for segment in [into, odd] {
-            let mut got = [0; 4096];
-            memory.read(segment.offset(), &mut got).unwrap();
-            assert_eq!(got, [9; 4096]);
-        }
-    }
-
-    #[test]
-    fn a_core_waits_spinning_for_what_is_polled() {
-        let file = file();
-        let device = open(file.path(), true);
-        let mut core = crate::core(CoreId(0), Options::default()).unwrap();
-        let ring = core.share(|_| Ring::new(&Options::default())).unwrap();
-        let polled = core.share(|_| Ok(PolledRing::unpolled())).unwrap();
-        let mut channel = UringChannel::new(device.shared(), ring, Some(polled), core.regions(), 4);
-        let memory = Region::anonymous(4096).unwrap();
-        core.map(Arc::clone(&memory));
-        let segments = [memory.segment(0, 4096).unwrap()];
-        channel.submit(Request { tag: Tag(0), op: Op::Read, at: Instant::default(), start: Lba(0), blocks: 8, segments: &segments });
-        core.flush();
-        assert_eq!(core.arm(), Armed::Spin);
-        let mut done = Completions::limited(1);
-        while done.as_slice().is_empty() {
-            core.reap(Instant::default());
-            channel.poll(Instant::default(), &mut done);
-        }
-        assert_eq!(core.arm(), Armed::Idle);
-    }
-
-    #[test]
-    fn a_device_that_cannot_be_polled_is_served_by_the_ordinary_ring() {
-        let file = file();
-        let device = open(file.path(), true);
-        let mut core = crate::core(CoreId(0), Options { iopoll: true, ..Options::default() }).unwrap();
-        let setup = core.share(|_| Ring::new(&Options::default())).unwrap().borrow().setup();
-        let mut channel = device.open(&mut core, 4).unwrap();
-        println!("{setup}; the file is {}polled", if device.polled() { "" } else { "not " });
-        let memory = Region::anonymous(4096).unwrap();
-        core.map(Arc::clone(&memory));
-        let segment = memory.segment(0, 4096).unwrap();
-        assert_eq!(run(&mut core, &mut *channel, Op::Read, 0, 8, &[segment]), Status::Ok);
-        let mut got = [0; 4096];
-        memory.read(0, &mut got).unwrap();
-        assert_eq!(got, [7; 4096]);
-    }
-
-    /// Zeroes blocks of a device that is full of sevens, and checks every byte.
-    fn zero_some(device: &UringDevice, path: &Path) {
-        let mut core = crate::core(CoreId(0), Options::default()).unwrap();
-        let mut channel = device.open(&mut core, 4).unwrap();
-        // The first is more than one piece of zeroes, and not a multiple of it.
-        for (unmap, start, blocks) in [(false, 1, 1001), (true, 1500, 8)] {
-            let op = Op::WriteZeroes { unmap, fua: true };
-            assert_eq!(run(&mut core, &mut *channel, op, start, blocks, &[]), Status::Ok);
-        }
-        let mut expected = vec![7; MIB];
-        expected[512..1002 * 512].fill(0);
-        expected[1500 * 512..1508 * 512].fill(0);
-        assert!(std::fs::read(path).unwrap() == expected);
-    }
-
-    #[test]
-    fn zeroes_are_written_where_there_is_no_other_way() {
-        let file = file();
-        let device = open(file.path(), true);
-        device.shared().cannot(Step::ZeroRange);
-        device.shared().cannot(Step::Punch);
-        zero_some(&device, file.path());
-    }
-
-    #[test]
-    fn what_a_file_system_refuses_is_done_another_way_and_not_tried_again() {
-        // Memory files punch holes and cannot zero a range.
-        let file = rustix::fs::memfd_create("spinel-test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        std::fs::write(&path, vec![7; MIB]).unwrap();
-        let device = open(path.as_ref(), false);
-        assert!(device.shared().can(Step::ZeroRange));
-        zero_some(&device, path.as_ref());
-        assert_eq!((device.shared().can(Step::ZeroRange), device.shared().can(Step::Punch)), (false, true));
-    }
-}
+mod tests;

@@ -27,6 +27,7 @@ pub(crate) struct Shared {
     block_count: AtomicU64,
     abilities: Abilities,
     polled: AtomicBool,
+    lost_writes: AtomicBool,
 }
 
 /// Which ways to discard and to zero still seem to work. What is refused once is not tried again.
@@ -52,6 +53,16 @@ impl Shared {
     /// Its size right now; may change under open channels.
     pub(crate) fn block_count(&self) -> u64 {
         self.block_count.load(Ordering::Relaxed)
+    }
+
+    /// Whether a flush has failed after which the kernel may have forgotten writes. Stays so until the device is opened again.
+    pub(crate) fn lost_writes(&self) -> bool {
+        self.lost_writes.load(Ordering::Relaxed)
+    }
+
+    /// See [`lost_writes`](Self::lost_writes).
+    pub(crate) fn lose_writes(&self) {
+        self.lost_writes.store(true, Ordering::Relaxed);
     }
 
     /// Whether a step is worth trying.
@@ -93,7 +104,7 @@ impl UringDevice {
             zero_range: AtomicBool::new(true),
         };
         let polled = AtomicBool::new(false);
-        Ok(Self { shared: Arc::new(Shared { medium, block_count, abilities, polled }) })
+        Ok(Self { shared: Arc::new(Shared { medium, block_count, abilities, polled, lost_writes: AtomicBool::new(false) }) })
     }
 
     /// What its channels share, for tests that open one by themselves.
@@ -154,6 +165,6 @@ impl Device for UringDevice {
                 .filter(|polled| polled.borrow_mut().accepts(self.shared.medium.fd(), block_bytes));
         }
         self.shared.polled.store(polled.is_some(), Ordering::Relaxed);
-        Ok(Box::new(UringChannel::new(Arc::clone(&self.shared), ring, polled, core.regions(), depth)))
+        Ok(Box::new(UringChannel::new(Arc::clone(&self.shared), ring, polled, core.regions(), depth)?))
     }
 }

@@ -133,6 +133,8 @@ pub(crate) struct Medium {
     pub(crate) file: OwnedFd,
     pub(crate) path: PathBuf,
     pub(crate) block_device: bool,
+    /// Whether transfers bypass the page cache.
+    pub(crate) direct: bool,
     pub(crate) block_bytes: u32,
     pub(crate) physical_block_bytes: u32,
     /// What an address in memory, and the length of each piece, must be multiples of.
@@ -177,6 +179,7 @@ impl Medium {
         let physical = if block_device { rustix::fs::ioctl_blkpbszget(&file).map_err(system("reading its block size"))? } else { 4096 };
         Ok(Self {
             block_device,
+            direct: options.direct,
             block_bytes,
             physical_block_bytes: physical.max(block_bytes),
             memory_align_bytes,

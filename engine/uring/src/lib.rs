@@ -1,6 +1,6 @@
 //! Files and block devices through io_uring. Knows no guest, no protocol and no configuration.
 //!
-//! [`core`] makes a core that sleeps in its own ring, to be called on the reactor's
+//! [`core`](core()) makes a core that sleeps in its own ring, to be called on the reactor's
 //! thread. [`UringDevice`] opens a file or a block device, whose channels share that
 //! ring. [`pin`](pin()) registers memory once, off the reactor, so that each core may
 //! clone the registration.

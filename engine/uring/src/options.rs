@@ -13,7 +13,7 @@ pub struct Options {
     pub files_max: u32,
     /// Entries of the table of registered buffers, of up to 1 GiB each. A region beyond it is served unregistered.
     pub buffers_max: u32,
-    /// How many bounce chunks of 64 KiB there are for buffers the device cannot reach directly.
+    /// How many bounce chunks of 64 KiB each channel has for buffers the device cannot reach directly.
     pub bounce_chunks: u16,
     /// A kernel thread takes the submissions: no system call per batch, at the price of a second busy core.
     pub sqpoll: bool,
@@ -23,7 +23,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { submissions: 256, completions: 4096, files_max: 1024, buffers_max: 1024, bounce_chunks: 32, sqpoll: false, iopoll: false }
+        Self { submissions: 256, completions: 4096, files_max: 1024, buffers_max: 1024, bounce_chunks: 8, sqpoll: false, iopoll: false }
     }
 }
 

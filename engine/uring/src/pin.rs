@@ -24,6 +24,13 @@ pub enum PinError {
         /// What `RLIMIT_MEMLOCK` allows.
         limit_bytes: u64,
     },
+    /// The machine has not so much memory to spare: pinning populates all of it.
+    Memory {
+        /// What the region needs.
+        needed_bytes: u64,
+        /// What is available.
+        available_bytes: u64,
+    },
     /// The region has more parts of 1 GiB than a table can name.
     TooLarge {
         /// The region's length.
@@ -51,6 +58,9 @@ impl fmt::Display for PinError {
                 "{needed_bytes} bytes cannot be pinned: the limit of locked memory is {limit_bytes} bytes in all; \
                  raise it (ulimit -l, LimitMEMLOCK=) or grant CAP_IPC_LOCK"
             ),
+            Self::Memory { needed_bytes, available_bytes } => {
+                write!(f, "{needed_bytes} bytes cannot be pinned: only {available_bytes} bytes of memory are available")
+            }
             Self::TooLarge { len_bytes } => write!(f, "a region of {len_bytes} bytes is too large to be registered"),
             Self::Kind { .. } => write!(f, "this memory cannot be pinned: share it from a memfd, tmpfs or hugetlbfs"),
             Self::Kernel { doing, .. } => write!(f, "the kernel refused: {doing}"),
@@ -84,6 +94,7 @@ pub fn pin(region: &Arc<Region>) -> Result<(), PinError> {
     let len_bytes = region.len_bytes();
     let entries = u16::try_from(len_bytes.div_ceil(ENTRY_BYTES)).map_err(|_| PinError::TooLarge { len_bytes })?;
     check_limit(len_bytes)?;
+    check_memory(len_bytes)?;
     let ring =
         IoUring::builder().dontfork().build(1).map_err(|source| PinError::Kernel { doing: "making an io_uring for pins", source })?;
     let parts: Vec<libc::iovec> = (0..u64::from(entries))
@@ -122,6 +133,17 @@ fn limit() -> Option<u64> {
         return None;
     }
     getrlimit(Resource::Memlock).current
+}
+
+/// Whether the machine can do without so much memory: a client chooses how much it shares, and a sparse file costs it nothing.
+fn check_memory(needed_bytes: u64) -> Result<(), PinError> {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    match kib.map(|kib| kib.saturating_mul(1024)) {
+        Some(available_bytes) if available_bytes < needed_bytes => Err(PinError::Memory { needed_bytes, available_bytes }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether so much memory may be locked at all.

@@ -31,8 +31,9 @@ impl PolledRing {
     /// Whether a file accepts being polled, found out by reading its first block. The caller made sure that it has one.
     pub(crate) fn accepts(&mut self, fd: std::os::fd::RawFd, block_bytes: u32) -> bool {
         let ring = &mut self.0;
-        let (port, target) = (ring.open_port(1), ring.add_file(fd));
-        let buffer = Buffer { address: ring.pool().chunk(0), len_bytes: block_bytes, registered: None };
+        let Ok(port) = ring.open_port(1) else { return false };
+        let target = ring.add_file(fd);
+        let buffer = Buffer { address: ring.chunk(port, 0), len_bytes: block_bytes, registered: None };
         // SAFETY: the chunk belongs to this ring and to nobody else, and the answer is waited for here.
         unsafe { ring.submit(port, 0, entry::transfer(target, false, false, 0, buffer), false) };
         let answer = loop {

@@ -11,6 +11,9 @@ use spinel_core::OpenError;
 
 use crate::options::{Options, Setup};
 
+/// How many helper threads the kernel may start for one ring's files.
+const HELPERS_MAX: u32 = 64;
+
 /// Frees the ring once the views below are gone.
 struct Owner(NonNull<IoUring>);
 
@@ -120,6 +123,8 @@ impl Queues {
         let ring: &'static mut IoUring = unsafe { &mut *raw.as_ptr() };
         let (mut submitter, submission, completion) = ring.split();
         setup.registered_ring = submitter.register_ring_fd().is_ok();
+        // Flushes and discards block the kernel's helpers, of which there are few by default; more cost nothing until used.
+        let _ = submitter.register_iowq_max_workers(&mut [HELPERS_MAX, 0]);
         Ok((Self { submitter, submission, completion, pending: 0, sqpoll: setup.sqpoll, no_iowait, enters: 0, _owner: owner }, setup))
     }
 

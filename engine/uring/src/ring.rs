@@ -41,6 +41,7 @@ struct Port {
     /// Submissions without a completion yet, waits for chunks and pauses.
     owed: u32,
     depth: u16,
+    pool: Pool,
 }
 
 /// A slot that asked for a pause.
@@ -50,6 +51,8 @@ struct Paused {
     slot: u32,
 }
 
+/// Bytes of zeroes to write from.
+pub(crate) const ZEROES_BYTES: u32 = 256 * 1024;
 /// Completions of these ports belong to the ring itself.
 const WATCH_PORT: u32 = u32::MAX;
 const REMOVE_PORT: u32 = u32::MAX - 1;
@@ -84,7 +87,9 @@ pub struct Ring {
     /// Entries the kernel could not take yet; empty as a rule.
     backlog: VecDeque<Entry>,
     paused: VecDeque<Paused>,
-    pool: Pool,
+    /// Bytes that nobody writes to.
+    zeroes: Arc<Region>,
+    bounce_chunks: u16,
     files: Files,
     buffers: Buffers,
     watches: Watches,
@@ -98,6 +103,10 @@ fn name(port: u32, slot: u32) -> u64 {
 fn unname(user_data: u64) -> (u32, u32) {
     let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).expect("masked");
     (half(user_data >> 32), half(user_data))
+}
+
+fn unmapped(error: spinel_mem::MapError) -> OpenError {
+    OpenError::System { doing: "mapping memory for bounce chunks and zeroes", source: std::io::Error::other(error) }
 }
 
 impl Ring {
@@ -116,12 +125,27 @@ impl Ring {
         let buffers = Buffers::new(queues.submitter(), options.buffers_max);
         setup.files_max = files.len();
         setup.buffers_max = buffers.len();
-        let pool = Pool::new(options.bounce_chunks)
-            .map_err(|error| OpenError::System { doing: "mapping bounce chunks", source: std::io::Error::other(error) })?;
+        let zeroes = Region::anonymous(u64::from(ZEROES_BYTES)).map_err(unmapped)?;
         let (ports, backlog, paused) = (Vec::new(), VecDeque::new(), VecDeque::new());
         let watches = Watches::default();
         let lent_at = Instant::default();
-        Ok(Self { queues, ports, in_flight: 0, helped: 0, lent_at, lent: 0, backlog, paused, pool, files, buffers, watches, setup })
+        let bounce_chunks = options.bounce_chunks;
+        Ok(Self {
+            queues,
+            ports,
+            in_flight: 0,
+            helped: 0,
+            lent_at,
+            lent: 0,
+            backlog,
+            paused,
+            zeroes,
+            bounce_chunks,
+            files,
+            buffers,
+            watches,
+            setup,
+        })
     }
 
     /// Notes that there is a second ring beside this one.
@@ -148,8 +172,12 @@ impl Ring {
     }
 
     /// A port for a channel of `depth` slots. The only place where its queues grow.
-    pub(crate) fn open_port(&mut self, depth: u16) -> PortId {
-        let port = Port { events: VecDeque::with_capacity(usize::from(depth)), owed: 0, depth };
+    ///
+    /// # Errors
+    /// [`OpenError::System`] if there is no memory for its bounce chunks.
+    pub(crate) fn open_port(&mut self, depth: u16) -> Result<PortId, OpenError> {
+        let pool = Pool::new(self.bounce_chunks, depth).map_err(unmapped)?;
+        let port = Port { events: VecDeque::with_capacity(usize::from(depth)), owed: 0, depth, pool };
         let place = self.ports.iter().position(Option::is_none).unwrap_or_else(|| {
             self.ports.push(None);
             self.ports.len() - 1
@@ -158,10 +186,9 @@ impl Ring {
         let slots: usize = self.ports.iter().flatten().map(|port| usize::from(port.depth)).sum();
         self.backlog.reserve(slots.saturating_sub(self.backlog.len()));
         self.paused.reserve(slots.saturating_sub(self.paused.len()));
-        self.pool.reserve(slots);
         let id = u32::try_from(place).expect("few channels");
         assert!(id < REMOVE_PORT, "few channels");
-        PortId(id)
+        Ok(PortId(id))
     }
 
     /// Gives a port back.
@@ -310,21 +337,27 @@ impl Ring {
 
     /// A chunk at once, or as an event when it is this slot's turn.
     pub(crate) fn want_chunk(&mut self, id: PortId, slot: u32) -> Option<u16> {
-        let chunk = self.pool.want((id.0, slot));
-        self.port(id.0).owed += u32::from(chunk.is_none());
+        let port = self.port(id.0);
+        let chunk = port.pool.want(slot);
+        port.owed += u32::from(chunk.is_none());
         chunk
     }
 
     /// Gives a chunk back.
-    pub(crate) fn give_chunk(&mut self, chunk: u16) {
-        if let Some((place, slot)) = self.pool.give(chunk) {
-            self.deliver(place, slot, Event::Chunk(chunk));
+    pub(crate) fn give_chunk(&mut self, id: PortId, chunk: u16) {
+        if let Some(slot) = self.port(id.0).pool.give(chunk) {
+            self.deliver(id.0, slot, Event::Chunk(chunk));
         }
     }
 
-    /// The chunks themselves.
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.pool
+    /// The first byte of a chunk of this port's.
+    pub(crate) fn chunk(&mut self, id: PortId, chunk: u16) -> *mut u8 {
+        self.port(id.0).pool.chunk(chunk)
+    }
+
+    /// [`ZEROES_BYTES`] of zeroes that nobody writes to.
+    pub(crate) fn zeroes(&self) -> *mut u8 {
+        self.zeroes.as_ptr()
     }
 
     /// An event for this slot a little later.

@@ -111,6 +111,8 @@ impl Job {
     fn failed(&mut self, errno: Errno) -> Next {
         self.attempts += 1;
         match errno {
+            // After a failed one the kernel may call lost pages clean: a second that succeeds would prove nothing.
+            Errno::INTR | Errno::AGAIN if self.step == Step::Sync => Next::Done(Status::Medium),
             Errno::INTR | Errno::AGAIN if self.attempts > ATTEMPTS_MAX => Next::Done(Status::Medium),
             Errno::INTR => Next::Again,
             Errno::AGAIN => Next::Later,
@@ -193,6 +195,8 @@ mod tests {
             (WRITE, Write, errno(Errno::OPNOTSUPP), Done(Status::Unsupported), Write, 0),
             (Op::Flush, Sync, errno(Errno::IO), Done(Status::Medium), Sync, 0),
             (Op::Flush, Sync, errno(Errno::NOSPC), Done(Status::Capacity), Sync, 0),
+            (Op::Flush, Sync, errno(Errno::INTR), Done(Status::Medium), Sync, 0),
+            (Op::Flush, Sync, errno(Errno::AGAIN), Done(Status::Medium), Sync, 0),
             (Op::Discard, Trim, errno(Errno::OPNOTSUPP), Again, Punch, 0),
             (Op::Discard, Punch, errno(Errno::OPNOTSUPP), Done(Status::Unsupported), Punch, 0),
             (UNMAP, Punch, errno(Errno::OPNOTSUPP), Again, ZeroRange, 0),
