@@ -55,7 +55,7 @@ pub struct Plan {
     pub memory_mib: u32,
     /// More than one only when no other guest runs: emulated processors compete for the machine's.
     pub processors: u16,
-    /// Its disks; the script knows them by their place in this list.
+    /// Its disks, at most 15; the script knows them by their place in this list.
     pub disks: Vec<Disk>,
     /// What it runs: a shell script behind the functions of `guest/prelude.sh`.
     pub script: String,
@@ -177,7 +177,11 @@ impl Maker {
     ///
     /// # Errors
     /// [`GuestError::Start`] or [`GuestError::Console`]; what QEMU said is in the log beside the console's.
+    ///
+    /// # Panics
+    /// When the plan has more disks than the machine has slots.
     pub fn boot(&self, plan: &Plan, sockets: &Path, logs: &Path) -> Result<Guest, GuestError> {
+        assert!(plan.disks.len() <= DISKS_MAX, "a guest has at most {DISKS_MAX} disks");
         let name = plan.name.clone();
         let failed = |source| GuestError::Console { name: name.clone(), source };
         let files = Files::of(&name, sockets, logs);
@@ -231,6 +235,8 @@ impl Maker {
 
 /// The PCI slot of the first disk; `disk` in `guest/prelude.sh` knows it too.
 const FIRST_SLOT: usize = 0x10;
+/// The slots from there on that the machine leaves free.
+const DISKS_MAX: usize = 15;
 
 /// A path in an option of QEMU's, where a comma is written twice.
 fn option(before: &str, path: &Path) -> OsString {
