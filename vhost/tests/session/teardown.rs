@@ -91,26 +91,23 @@ fn after_a_kill_everything_drains_and_is_freed() {
     let host = Host::new();
     let file = host.serve(file_disk(host.folder()));
     let slow = host.serve(slow_disk());
-    for (served, kills, batches) in [(&file, 20, 3), (&slow, 3, 0)] {
+    for (served, kills, least) in [(&file, 20, DEPTH / 2), (&slow, 3, DEPTH)] {
         let mut in_flight = 0;
         for kill in 0..kills {
             let (mut child, memory, mut finished) = start_client(served);
-            // On the file it is killed at some point of its stream; on the slow device with everything in flight.
-            for _ in 0..batches * kill % 7 {
+            // At some point of its stream, and as deep as it is seen to get: the file answers while one looks.
+            for _ in 0..if least < DEPTH { kill % 4 } else { 0 } {
                 finished.next().unwrap();
             }
-            if batches == 0 {
-                while served.meters.snapshot().in_flight < DEPTH {}
-            }
-            in_flight += served.meters.snapshot().in_flight;
+            while served.meters.snapshot().in_flight < least {}
+            in_flight += least;
             child.kill().unwrap();
             child.wait().unwrap();
             wait_served(served);
             assert_eq!(crate::host::mappings_of(&memory), 0, "a mapping is left");
             assert_eq!(served.meters.snapshot().in_flight, 0);
         }
-        println!("{kills} kills with {in_flight} requests in flight in all");
-        assert!(in_flight > 0);
+        println!("{kills} kills with at least {in_flight} requests in flight in all");
     }
 }
 
