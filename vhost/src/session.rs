@@ -124,9 +124,14 @@ enum Outcome {
     Reply(Vec<u8>),
 }
 
+/// How many of a client's faults are logged: a hostile one makes tens of thousands a second.
+const COMPLAINTS_MAX: u32 = 100;
+
 /// A connected client.
 pub(crate) struct Session {
     served: Arc<Served>,
+    /// How many of its faults were logged.
+    complaints: u32,
     socket: OwnedFd,
     inlet: Inlet,
     /// None until SET_FEATURES.
@@ -166,8 +171,18 @@ impl Session {
             config_changed: false,
             // A run sends one event at most, and events are taken before a queue starts again: twice the queues suffice.
             events: bounded(2 * queues),
+            complaints: 0,
             served,
         }
+    }
+
+    /// Whether a fault of this client's is still worth a line.
+    fn complains(&mut self) -> bool {
+        self.complaints = self.complaints.saturating_add(1);
+        if self.complaints == COMPLAINTS_MAX {
+            tracing::warn!(controller = self.served.name, "no more faults of this client are logged");
+        }
+        self.complaints < COMPLAINTS_MAX
     }
 
     /// The client's socket, to be watched for input.
@@ -193,7 +208,9 @@ impl Session {
             Ok(Outcome::Done) if acknowledge => reply(self.socket.as_fd(), code, &0_u64.to_ne_bytes())?,
             Ok(Outcome::Done) => {}
             Err(Trouble::Refused(refusal)) if acknowledge => {
-                tracing::warn!(controller = self.served.name, reason = %refusal, "{code} was refused");
+                if self.complains() {
+                    tracing::warn!(controller = self.served.name, reason = %refusal, "{code} was refused");
+                }
                 reply(self.socket.as_fd(), code, &1_u64.to_ne_bytes())?;
             }
             Err(Trouble::Refused(refusal)) => return Err(End::Refused { code, refusal }),
@@ -291,13 +308,15 @@ impl Session {
         let ring = match self.ring(at) {
             Ok(ring) => ring,
             Err(error) => {
-                tracing::warn!(controller = self.served.name, queue = index, reason = %error, "the ring is not where it should be; the queue is not served");
+                if self.complains() {
+                    tracing::warn!(controller = self.served.name, queue = index, reason = %error, "the ring is not where it should be; the queue is not served");
+                }
                 self.bar(index, Bar::Misplaced);
                 return Ok(());
             }
         };
         let (asked, begins) = (self.vrings[at].base, ring.next_avail());
-        if asked != begins {
+        if asked != begins && self.complains() {
             tracing::warn!(
                 controller = self.served.name,
                 queue = index,
@@ -353,7 +372,9 @@ impl Session {
         while let Ok(QueueEvent::Fault { index, fault }) = self.events.1.try_recv() {
             // A ring that was lost reads as zeroes, which breaks all kinds of rules; the loss is what helps to know.
             let fault = if self.memory.map().poisoned() { RingFault::MemoryLost } else { fault };
-            tracing::warn!(controller = self.served.name, queue = index, reason = %fault, "the guest broke its ring; the queue is stopped");
+            if self.complains() {
+                tracing::warn!(controller = self.served.name, queue = index, reason = %fault, "the guest broke its ring; the queue is stopped");
+            }
             self.bar(index, Bar::Faulted);
         }
     }

@@ -205,6 +205,14 @@ impl Disks {
                 format!("bdev '{}' is in use: bdev '{}' is made of it; serve that one, or delete it first", bdev.name, layer.name);
             return Err(RpcError::errno(errno::BUSY, message));
         }
+        let hung = |served: &&Served| served.bdev == bdev.name && served.quarantined();
+        if let Some(served) = self.controllers.iter().find(hung) {
+            let message = format!(
+                "requests of controller '{}' to bdev '{}' have not come back: an old write could land on top of a newer one; wait, or delete that controller first",
+                served.name, bdev.name
+            );
+            return Err(RpcError::errno(errno::BUSY, message));
+        }
         if let Some(served) = self.controllers.iter().find(|served| served.bdev == bdev.name && !served.read_only) {
             tracing::warn!("bdev '{}' is served twice: controller '{}' may write to it, too", bdev.name, served.name);
         }

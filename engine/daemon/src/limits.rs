@@ -14,12 +14,13 @@ pub(crate) fn apply() {
     }
 }
 
-/// Lets a panic in a reactor end the process: its guests would wait for ever, while a new daemon can serve them again.
-pub(crate) fn abort_with_reactors() {
+/// Lets a panic in a reactor, or in a thread that speaks for a guest, end the process: its guests would wait for ever, while a
+/// new daemon can serve them again.
+pub(crate) fn abort_with_data_path() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         usual(panic);
-        if std::thread::current().name().is_some_and(|name| name.starts_with("reactor-")) {
+        if std::thread::current().name().is_some_and(|name| ["reactor-", "vhost-", "pin-"].iter().any(|kind| name.starts_with(kind))) {
             std::process::abort();
         }
     }));

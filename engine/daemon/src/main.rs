@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
     let log = Log::start(args.log_level, &args.log_flags);
     limits::apply();
-    limits::abort_with_reactors();
+    limits::abort_with_data_path();
     match run(&args, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

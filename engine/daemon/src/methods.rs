@@ -131,7 +131,8 @@ struct UuidText(Uuid);
 impl<'de> Deserialize<'de> for UuidText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Uuid::parse_str(&text).map(Self).map_err(|_| serde::de::Error::custom("a UUID such as 1f0e7b64-3c0a-4b55-9d6e-0d2f6c1a7e90"))
+        let expected = &"a UUID such as 1f0e7b64-3c0a-4b55-9d6e-0d2f6c1a7e90";
+        Uuid::parse_str(&text).map(Self).map_err(|_| serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), expected))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use spinel_control::{RpcError, params};
 use spinel_core::Mailbox;
-use spinel_vhost::{Controller, ControllerConfig, ControllerError, Disk, ListenError, Pin, QUEUES_MAX, StopError};
+use spinel_vhost::{Controller, ControllerConfig, ControllerError, ControllerState, Disk, ListenError, Pin, QUEUES_MAX, StopError};
 
 use crate::cores::CoreList;
 use crate::disks::{Bdev, errno};
@@ -66,6 +66,11 @@ impl Served {
         let controller = controller.map_err(|error| refuse(&name, &error))?;
         let bdev = bdev.name.clone();
         Ok(Self { name, bdev, read_only, cores, cores_named, iops_threshold: IOPS_THRESHOLD_DEFAULT, controller })
+    }
+
+    /// Whether requests of a client that has left are still out, so that nobody else may be served.
+    pub(crate) fn quarantined(&self) -> bool {
+        matches!(self.controller.info().state, ControllerState::Quarantined { .. })
     }
 
     /// The calls that make this controller again.

@@ -160,6 +160,8 @@ fn a_controller_whose_requests_do_not_come_back_is_busy_until_they_do() {
     assert!(message.contains("vm0") && message.contains("1 request"), "{message}");
     assert_eq!(daemon.done("vhost_get_controllers", Value::Null)[0]["state"], "quarantined");
     daemon.refused(-16, "bdev_error_delete", json!({"name": "EE_m"}));
+    let message = daemon.refused(-16, "vhost_create_blk_controller", json!({"ctrlr": "vm1", "dev_name": "EE_m"}));
+    assert!(message.contains("'vm0'") && message.contains("an old write"), "{message}");
     daemon.done("bdev_error_resume_pending", json!({"name": "EE_m"}));
     daemon.done("vhost_delete_controller", json!({"ctrlr": "vm0"}));
     daemon.done("bdev_error_delete", json!({"name": "EE_m"}));
