@@ -27,6 +27,9 @@ pub enum RunError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// [`kill_all`] was called.
+    #[error("stopped by a signal")]
+    Stopped,
     /// Waiting for it failed.
     #[error("{program} cannot be waited for")]
     Wait {
@@ -65,20 +68,27 @@ pub enum RunError {
     },
 }
 
-/// The ids of the processes that run now, for [`kill_all`].
-#[allow(
-    clippy::disallowed_types,
-    reason = "the thread that waits for signals shares it with those that start processes; nothing here is a data path"
-)]
-static RUNNING: std::sync::Mutex<BTreeSet<i32>> = std::sync::Mutex::new(BTreeSet::new());
-
-fn running() -> impl std::ops::DerefMut<Target = BTreeSet<i32>> {
-    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// What the thread that waits for signals has to know of those that start processes.
+struct Started {
+    /// The ids of the processes that run now.
+    running: BTreeSet<i32>,
+    /// No more are to be started.
+    stopped: bool,
 }
 
-/// Kills every process started here that still runs. For a program that is about to end in disorder: nothing is reaped.
+#[allow(clippy::disallowed_types, reason = "shared between the thread that waits for signals and the others; nothing here is a data path")]
+static STARTED: std::sync::Mutex<Started> = std::sync::Mutex::new(Started { running: BTreeSet::new(), stopped: false });
+
+fn started() -> impl std::ops::DerefMut<Target = Started> {
+    STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Kills every process started here that still runs, and lets no more be started: whoever waits for one sees it end,
+/// and comes to an end too, putting away what it has set up.
 pub fn kill_all() {
-    for id in running().iter() {
+    let mut started = started();
+    started.stopped = true;
+    for id in &started.running {
         if let Some(pid) = Pid::from_raw(*id) {
             let _ = kill_process_group(pid, Signal::KILL);
         }
@@ -88,7 +98,7 @@ pub fn kill_all() {
 /// A running child process. Dropping it kills it and reaps it.
 ///
 /// It leads a process group of its own: Ctrl-C on the terminal goes to the program that started it, which stops it in
-/// order, or by [`kill_all`].
+/// order by [`kill_all`].
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -104,6 +114,10 @@ impl Process {
     /// [`RunError::Start`] when the program is missing or cannot be executed.
     pub fn start(program: &str, command: &mut Command) -> Result<Self, RunError> {
         let failed = |source| RunError::Start { program: program.to_owned(), source };
+        let mut started = started();
+        if started.stopped {
+            return Err(RunError::Stopped);
+        }
         let mut child = command.process_group(0).spawn().map_err(failed)?;
         let id = Pid::from_child(&child);
         let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|errno| {
@@ -111,7 +125,7 @@ impl Process {
             let _ = child.wait();
             failed(errno.into())
         })?;
-        running().insert(id.as_raw_pid());
+        started.running.insert(id.as_raw_pid());
         Ok(Self { child, id, pidfd, program: program.to_owned() })
     }
 
@@ -128,7 +142,7 @@ impl Process {
     pub fn wait_until(&mut self, deadline: Deadline) -> Result<Option<ExitStatus>, RunError> {
         loop {
             if let Some(status) = self.child.try_wait().map_err(|e| self.wait_failed(e))? {
-                running().remove(&self.id.as_raw_pid());
+                started().running.remove(&self.id.as_raw_pid());
                 return Ok(Some(status));
             }
             let Some(left) = deadline.left() else { return Ok(None) };
@@ -162,14 +176,14 @@ impl Process {
             let _ = kill_process_group(self.id, Signal::KILL);
             let _ = self.child.wait();
         }
-        running().remove(&self.id.as_raw_pid());
+        started().running.remove(&self.id.as_raw_pid());
     }
 
     /// Lets the process outlive this program, and answers its id.
     #[must_use]
     pub fn leave_running(self) -> u32 {
         let id = self.child.id();
-        running().remove(&self.id.as_raw_pid());
+        started().running.remove(&self.id.as_raw_pid());
         // Not dropping is what leaves it running; the few bytes go when this program ends.
         std::mem::forget(self);
         id

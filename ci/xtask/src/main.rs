@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
-    steps::die_in_order_on_signals()?;
+    steps::stop_in_order_on_signals()?;
     let project = project::Project::find()?;
     match command {
         Command::Demo(options) => demo::run(&project, &options).map(|()| ExitCode::SUCCESS),

@@ -91,14 +91,17 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Makes Ctrl-C and its like end this program together with the guests and daemons it has started.
-pub(crate) fn die_in_order_on_signals() -> io::Result<()> {
+/// Makes Ctrl-C and its like end what this program has started, at which its own work fails and puts away what it has
+/// set up. A second signal ends it at once.
+pub(crate) fn stop_in_order_on_signals() -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let wait = move || {
-        if let Some(signal) = signals.forever().next() {
-            kill_all();
-            eprintln!("\nstopped by a signal");
-            std::process::exit(128 + signal);
+        let mut signals = signals.forever();
+        signals.next();
+        eprintln!("\nstopping; another signal ends this at once");
+        kill_all();
+        if let Some(second) = signals.next() {
+            std::process::exit(128 + second);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
