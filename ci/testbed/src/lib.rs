@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accelerator;
+mod apt;
 pub mod backing;
 pub mod cache;
 pub mod clock;
