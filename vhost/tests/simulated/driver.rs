@@ -38,6 +38,8 @@ pub(crate) struct Driver<F> {
     /// Requests that went to the device, and those that came back from it.
     pub(crate) submitted: u16,
     pub(crate) completed: u16,
+    /// The device was asked for something and not told to start yet.
+    pub(crate) is_unstarted: bool,
 }
 
 pub(crate) fn new_eventfd() -> OwnedFd {
@@ -71,6 +73,7 @@ impl<F> Driver<F> {
             reaped: 0,
             submitted: 0,
             completed: 0,
+            is_unstarted: false,
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Stuck { outstanding: usize },
     /// The device was asked for something that the driver has not published, or not like this, or a second time.
     Unasked { queue: usize, head: u32 },
+    /// A turn ended after which the device was not told to start what it was asked for.
+    Unstarted { queue: usize },
     /// A head came back that was not offered.
     Unposted { queue: usize, head: u32 },
     /// A request ended for the driver in another way than for the device (status byte, bytes written), or before it did.
@@ -32,6 +34,8 @@ pub(crate) enum Failure {
     Fault { queue: usize, fault: RingFault },
     /// A stopped queue's next available index is not the number of chains it has taken.
     WrongBase { queue: usize, says: u16, taken: u16 },
+    /// A queue that was told to stop went on to take chains.
+    TookMore { queue: usize },
     /// A queue was given up while requests of it were with the device.
     StoppedInFlight { queue: usize, in_flight: u16 },
     /// The disk's meters counted other numbers of requests and errors than the driver.
@@ -52,6 +56,7 @@ impl fmt::Display for Failure {
             Self::LostNotification { queue } => write!(f, "the driver of queue {queue} was not told that something has finished"),
             Self::Stuck { outstanding } => write!(f, "nothing goes on, {outstanding} requests have not ended"),
             Self::Unasked { queue, head } => write!(f, "the device did what head {head} of queue {queue} does not ask for"),
+            Self::Unstarted { queue } => write!(f, "the device was asked for something by queue {queue} and not told to start"),
             Self::Unposted { queue, head } => write!(f, "head {head} of queue {queue} came back and was not offered"),
             Self::Misreported { queue, head, expected, got } => {
                 write!(f, "head {head} of queue {queue} ended as {got:?} where {expected:?} is right (status, bytes written)")
@@ -59,6 +64,7 @@ impl fmt::Display for Failure {
             Self::Misnamed { queue } => write!(f, "queue {queue} says another name"),
             Self::Fault { queue, fault } => write!(f, "queue {queue} accuses its driver: {fault}"),
             Self::WrongBase { queue, says, taken } => write!(f, "queue {queue} stopped at {says} and has taken {taken}"),
+            Self::TookMore { queue } => write!(f, "queue {queue} was told to stop and took more"),
             Self::StoppedInFlight { queue, in_flight } => write!(f, "queue {queue} is gone and {in_flight} requests of it fly"),
             Self::Miscounted { queue, metered, seen } => {
                 write!(f, "queue {queue} metered {metered:?} where {seen:?} is right (requests, errors)")

@@ -369,6 +369,7 @@ impl Guest {
         let Request { tag, op, start, blocks, .. } = *request;
         let driver = &mut self.drivers[queue];
         driver.submitted = driver.submitted.wrapping_add(1);
+        driver.is_unstarted = true;
         let published = driver.flight_mut(tag.0).map(|flight| flight.index).is_some_and(|index| driver.is_published(index));
         match driver.flight_mut(tag.0) {
             Some(Flight { due: due @ Due::Device(_), .. }) if published && due.is_met_by(op, start, blocks) => {
@@ -377,6 +378,11 @@ impl Guest {
             _ => self.fail(Failure::Unasked { queue, head: tag.0 }),
         }
         self.note("submit", queue, &[u64::from(tag.0), start.0, u64::from(blocks)]);
+    }
+
+    /// The device of a queue is told to start.
+    pub(crate) fn started(&mut self, queue: usize) {
+        self.drivers[queue].is_unstarted = false;
     }
 
     /// The device of a queue has answered.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use spinel_core::{Command, Device, Meters, OpenError, PollerId, Recipe, Remains};
+use spinel_core::{Command, Core, Device, Meters, OpenError, PollerId, Recipe, Remains};
 use spinel_vhost::{BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, SplitRing, recipe};
 
 use crate::driver::new_eventfd;
@@ -17,7 +17,13 @@ enum Place {
     Parked(Box<QueueSetup>),
     Starting(usize, Receiver<Result<PollerId, OpenError>>),
     Running(usize, PollerId),
-    Stopping(Receiver<Remains>),
+    Stopping {
+        remains: Receiver<Remains>,
+        /// Its core has told it to stop.
+        told: Receiver<()>,
+        /// What it had taken when that was known.
+        taken: Option<u16>,
+    },
     /// Between two of the others.
     Nowhere,
 }
@@ -126,7 +132,15 @@ impl Service {
     pub(crate) fn stop(&mut self, cores: &[SimCore], guest: &mut Guest) {
         guest.note("stop", self.queue, &[]);
         if let Place::Running(core, id) = self.place {
-            self.place = Place::Stopping(cores[core].mailbox.stop(id));
+            let remains = cores[core].mailbox.stop(id);
+            // Commands are obeyed in their order.
+            let (reply, told) = bounded(1);
+            let tell = move |_: &mut Core| {
+                // Nobody listens any more if the queue has drained by now.
+                let _ = reply.send(());
+            };
+            cores[core].mailbox.post(Command::Visit(Box::new(tell)));
+            self.place = Place::Stopping { remains, told, taken: None };
         }
     }
 
@@ -148,13 +162,18 @@ impl Service {
             self.is_replacing_call = false;
             guest.drivers[self.queue].drop_old_calls();
         }
-        match &self.place {
+        match &mut self.place {
             Place::Starting(core, answer) => {
                 let Ok(answer) = answer.try_recv() else { return Ok(false) };
                 guest.note("runs", self.queue, &[]);
                 self.place = Place::Running(*core, answer.expect("the disk can be opened"));
             }
-            Place::Stopping(remains) => {
+            Place::Stopping { remains, told, taken } => {
+                let now = guest.drivers[self.queue].taken();
+                *taken = taken.or(told.try_recv().is_ok().then_some(now));
+                if taken.is_some_and(|taken| taken != now) {
+                    return Err(Failure::TookMore { queue: self.queue });
+                }
                 let Ok(remains) = remains.try_recv() else { return Ok(false) };
                 let remains = *remains.downcast::<QueueRemains>().expect("a queue's remains");
                 self.check(&remains, guest)?;

@@ -45,6 +45,7 @@ impl Channel for WitnessChannel {
     }
 
     fn kick(&mut self) {
+        self.guest.with(|guest| guest.started(self.queue));
         self.child.kick();
         self.guest.meddle();
     }

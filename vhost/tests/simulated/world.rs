@@ -327,6 +327,9 @@ impl<'a> Life<'a> {
                 if driver.misses_notification() {
                     return Err(Failure::LostNotification { queue });
                 }
+                if driver.is_unstarted {
+                    return Err(Failure::Unstarted { queue });
+                }
                 let Some(core) = self.services[queue].core().filter(|core| self.cores[*core].is_asleep()) else { continue };
                 let (reason, waiting, in_flight) = (self.cores[core].reason(signals), driver.forgotten(), driver.in_flight());
                 if reason.is_none() && in_flight > 0 && !self.may_hang {
