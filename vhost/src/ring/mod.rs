@@ -1,5 +1,6 @@
 //! The virtqueue as an untrusted data structure in shared memory. Knows no request.
 
+mod doze;
 mod split;
 
 pub(crate) use split::Descriptor;

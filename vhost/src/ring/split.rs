@@ -5,6 +5,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use spinel_core::mem::{Array, GuestMap, Plain, TranslateError};
 
+use super::doze;
+
 /// Where a ring's three parts lie, in the front end's virtual addresses (VHOST_USER_SET_VRING_ADDR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
@@ -376,21 +378,7 @@ impl SplitRing {
 
     /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
     pub(crate) fn want_kicks(&mut self) -> bool {
-        self.wish_for_kicks();
-        // The wish must be visible before the index is read again: the driver writes its index, then reads the wish.
-        fence(Ordering::SeqCst);
-        self.has_new()
-    }
-
-    fn wish_for_kicks(&self) {
-        match &self.avail_event {
-            Some(event) => event.store(0, self.next_avail.to_le(), Ordering::Relaxed),
-            None => self.used.store(0, 0, Ordering::Relaxed),
-        }
-    }
-
-    fn has_new(&self) -> bool {
-        u16::from_le(self.available.load(1, Ordering::Acquire)) != self.next_avail
+        doze::misses_something(self)
     }
 
     /// Asks the driver not to kick. With EVENT_IDX an index that is not moved on does that, but for one kick in 65,536.
@@ -398,6 +386,23 @@ impl SplitRing {
         if self.avail_event.is_none() {
             self.used.store(0, NO_NOTIFICATION.to_le(), Ordering::Relaxed);
         }
+    }
+}
+
+impl doze::Bedside for SplitRing {
+    fn wish(&self) {
+        match &self.avail_event {
+            Some(event) => event.store(0, self.next_avail.to_le(), Ordering::Relaxed),
+            None => self.used.store(0, 0, Ordering::Relaxed),
+        }
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn look(&self) -> bool {
+        u16::from_le(self.available.load(1, Ordering::Acquire)) != self.next_avail
     }
 }
 
