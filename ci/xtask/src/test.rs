@@ -94,7 +94,8 @@ fn cargo_part(project: &Project, logs: &Path, part: Part) -> Option<Row> {
     let (arguments, environment): (&[&str], &[_]) = match part {
         Part::Format => (&["fmt", "--all", "--check"], &[]),
         Part::Lints => (&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
-        Part::Tests => (&["test", "--workspace", "--no-fail-fast"], &[]),
+        // One at a time: many tests are themselves threads that have to run side by side.
+        Part::Tests => (&["test", "--workspace", "--no-fail-fast"], &[("RUST_TEST_THREADS", "1")]),
         Part::Docs => (&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
         Part::Fuzz | Part::Guests => return None,
     };
