@@ -187,7 +187,7 @@ impl Chain {
         self.gather_any(head, chain, guest)
     }
 
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, head: u16, buffer: Descriptor, guest: &GuestMap) -> Result<(), RingFault> {
         // Readable buffers come before writable ones (virtio 1.2, 2.7.4.2).
         if !buffer.writable() && self.segments.len() > self.readable {

@@ -245,6 +245,7 @@ impl Queue {
 }
 
 /// Writes a request's status and puts its chain into the used ring.
+#[inline(always)]
 fn finish(ring: &mut SplitRing, guest: &GuestMap, head: u16, status_at: Segment, status: u8, written_bytes: u32) {
     // The segment was checked against this very map, so the write cannot miss; a lost region swallows it.
     if let Some(region) = guest.region(&status_at) {

@@ -299,7 +299,7 @@ impl SplitRing {
     }
 
     /// Copies an indirect table, all of it and once; the guest may change its own copy as it likes. Answers its number of entries.
-    #[inline]
+    #[inline(always)]
     fn copy_table(&mut self, head: u16, outer: Descriptor, guest: &GuestMap) -> Result<usize, RingFault> {
         let entries = outer.len_bytes() / DESCRIPTOR_BYTES;
         let ragged = !outer.len_bytes().is_multiple_of(DESCRIPTOR_BYTES);
