@@ -10,8 +10,7 @@ use serde_json::Value;
 use spinel_reactor::Clock;
 
 use crate::client::{BUFFERS_BYTES, Client, Window};
-use crate::cores::Others;
-use crate::idle::sleep;
+use crate::cores::{Others, sleep};
 use crate::servers::{Place, Spineld};
 use crate::table::Spread;
 use crate::{Failure, Pace, micros};
@@ -86,6 +85,7 @@ pub(crate) fn run(place: &Place, pace: &Pace) -> Result<Vec<Figure>, Failure> {
         load.run(1, pace.warm_up)?;
         for round in 0..pace.rounds_max.div_ceil(6) {
             for guest_comes in [false, true] {
+                place.wait_for_quiet(&[spineld.pid()])?;
                 figures.push(stretch(&mut spineld, &mut load, variant, guest_comes.then_some(&visited), round)?);
             }
         }
@@ -107,7 +107,7 @@ fn stretch(spineld: &mut Spineld, load: &mut Client, variant: &Variant, visited:
         Some(socket) => while_visited(load, socket, variant.memory_bytes)?,
     };
     let pinned = match visited {
-        Some(socket) => look_at_memory(spineld, socket, variant.memory_bytes)?,
+        Some(socket) => look_at_memory(spineld, socket, variant)?,
         None => None,
     };
     Ok(Figure {
@@ -167,17 +167,18 @@ fn visit(socket: &Path, memory_bytes: u64) -> Result<Visits, Failure> {
     Ok(visits)
 }
 
-/// Comes once more, to see whether the memory gets pinned: that is done behind the guest's back, and takes a while.
-fn look_at_memory(spineld: &mut Spineld, socket: &Path, memory_bytes: u64) -> Result<Option<bool>, Failure> {
-    let mut client = Client::connect(socket, memory_bytes)?;
+/// Comes once more, to see whether the memory gets pinned: that is done behind the guest's back, and takes seconds.
+fn look_at_memory(spineld: &mut Spineld, socket: &Path, variant: &Variant) -> Result<Option<bool>, Failure> {
+    let mut client = Client::connect(socket, variant.memory_bytes)?;
     client.run_with_silence(Duration::ZERO, 1)?;
+    let looks = if variant.unprivileged || variant.arguments.is_empty() { 1 } else { 100 };
     let mut pinned = None;
-    for _ in 0..20 {
+    for _ in 0..looks {
+        sleep(PAUSE)?;
         pinned = spineld.pinned("visited")?;
         if pinned == Some(true) {
             break;
         }
-        sleep(PAUSE)?;
     }
     drop(client);
     Ok(pinned)

@@ -3,8 +3,10 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, nanosleep, sched_setaffinity};
+use rustix::time::Timespec;
 use serde::Serialize;
 use spinel_reactor::Clock;
 
@@ -53,7 +55,7 @@ impl Placement {
 }
 
 /// A stretch in which others took more of one core than this is not used.
-const OTHERS_MAX: f64 = 0.1;
+pub(crate) const OTHERS_MAX: f64 = 0.1;
 
 const BATCHES: usize = 15;
 const ROUND_TRIPS: u64 = 400;
@@ -194,6 +196,19 @@ impl Others {
     pub(crate) fn share_since(self, then: Self) -> f64 {
         let others_ns = (self.user_ns - then.user_ns).saturating_sub(self.own_ns - then.own_ns) + (self.stolen_ns - then.stolen_ns);
         ratio(others_ns, self.at_ns - then.at_ns)
+    }
+}
+
+/// Lets time pass without using any.
+pub(crate) fn sleep(length: Duration) -> Result<(), Failure> {
+    let end = Clock::system().now().after(length);
+    loop {
+        let left_ns = end.since_ns(Clock::system().now());
+        if left_ns == 0 {
+            return Ok(());
+        }
+        // A signal wakes early; the rest is slept then.
+        let _ = nanosleep(&Timespec::try_from(Duration::from_nanos(left_ns))?);
     }
 }
 

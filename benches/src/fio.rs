@@ -21,7 +21,7 @@ pub(crate) struct Run {
     pub(crate) cpu_ns: u64,
 }
 
-/// Random reads through io_uring past the page cache, by one thread on the engine's core.
+/// Random reads through io_uring past the page cache, by one thread on the client's core.
 pub(crate) fn run(place: &Place, file: &Path, depth: u16, warm_up: Duration, length: Duration) -> Result<Run, Failure> {
     let log = place.logs.join("fio.log");
     let mut command = place.command("fio");
@@ -29,7 +29,7 @@ pub(crate) fn run(place: &Place, file: &Path, depth: u16, warm_up: Duration, len
     command.args(["--norandommap", "--randrepeat=0", "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json"]);
     command.arg(format!("--filename={}", file.display())).arg(format!("--bs={BLOCK_BYTES}")).arg(format!("--iodepth={depth}"));
     command.arg(format!("--ramp_time={}ms", warm_up.as_millis())).arg(format!("--runtime={}ms", length.as_millis()));
-    command.arg(format!("--cpus_allowed={}", place.cores.engine)).stdin(Stdio::null()).stderr(std::fs::File::create(&log)?);
+    command.arg(format!("--cpus_allowed={}", place.cores.client)).stdin(Stdio::null()).stderr(std::fs::File::create(&log)?);
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     // It may say something before the report.

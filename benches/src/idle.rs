@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::time::Timespec;
 use serde::Serialize;
 use spinel_reactor::Clock;
 
 use crate::client::{BUFFERS_BYTES, Client, Window};
-use crate::cores::{Others, Times, cpu_ns, ratio};
+use crate::cores::{Others, Times, cpu_ns, ratio, sleep};
 use crate::servers::{Place, SPIN_US, Spineld};
 use crate::{Failure, micros};
 
@@ -49,12 +48,12 @@ pub(crate) fn run(place: &Place, file: &Path) -> Result<Vec<Figure>, Failure> {
         clients.push(client);
     }
     let mut figures = Vec::new();
-    figures.push(stretch(&spineld, "10 clients, no I/O", || {
+    figures.push(stretch(place, &spineld, "10 clients, no I/O", || {
         sleep(STRETCH)?;
         Ok(None)
     })?);
     for (name, client) in ["100 IOPS on one of them, null", "100 IOPS on one of them, file"].into_iter().zip(&mut clients) {
-        figures.push(stretch(&spineld, name, || {
+        figures.push(stretch(place, &spineld, name, || {
             let end = Clock::system().now().after(STRETCH);
             client.run_at_rate(TRICKLE_PER_SECOND, |now| now < end).map(Some)
         })?);
@@ -64,8 +63,14 @@ pub(crate) fn run(place: &Place, file: &Path) -> Result<Vec<Figure>, Failure> {
     Ok(figures)
 }
 
-fn stretch(spineld: &Spineld, name: &'static str, live: impl FnOnce() -> Result<Option<Window>, Failure>) -> Result<Figure, Failure> {
+fn stretch(
+    place: &Place,
+    spineld: &Spineld,
+    name: &'static str,
+    live: impl FnOnce() -> Result<Option<Window>, Failure>,
+) -> Result<Figure, Failure> {
     let pid = spineld.pid();
+    place.wait_for_quiet(&[pid])?;
     let all_times = || Times::of(pid).map(|times| times.user_ns + times.system_ns);
     let (others, cpu, times, start) = (Others::look(&[pid])?, cpu_ns(pid)?, all_times()?, Clock::system().now());
     let seen = live()?;
@@ -82,19 +87,6 @@ fn stretch(spineld: &Spineld, name: &'static str, live: impl FnOnce() -> Result<
         p50_us: quantile_us(0.5),
         p99_us: quantile_us(0.99),
     })
-}
-
-/// Lets time pass without using any.
-pub(crate) fn sleep(length: Duration) -> Result<(), Failure> {
-    let end = Clock::system().now().after(length);
-    loop {
-        let left_ns = end.since_ns(Clock::system().now());
-        if left_ns == 0 {
-            return Ok(());
-        }
-        // A signal wakes early; the rest is slept then.
-        let _ = rustix::thread::nanosleep(&Timespec::try_from(Duration::from_nanos(left_ns))?);
-    }
 }
 
 /// Prints them.

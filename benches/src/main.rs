@@ -12,6 +12,7 @@ mod sidebyside;
 mod table;
 mod wakeups;
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,9 @@ struct Arguments {
     /// Fewer and shorter windows: all of it within 5 minutes
     #[arg(long)]
     quick: bool,
+    /// How long to wait, in all, for other programs to be quiet
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    patience_s: u64,
     /// Where figures, logs and the file that is read go [default: 'bench' beside the folder of this program]
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -119,6 +123,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         spineld,
         packages: user_folder().ok().and_then(|cache| Packages::cached(&cache)),
         logs: folder.clone(),
+        patience: Cell::new(Duration::from_secs(arguments.patience_s)),
     };
     cores::pin(&[place.cores.client])?;
     let pace = Pace::of(arguments.quick);

@@ -1,5 +1,6 @@
 //! The servers that are compared, as child processes. Knows no measurement.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::Failure;
 use crate::client::Client;
-use crate::cores::{self, Cores};
+use crate::cores::{self, Cores, OTHERS_MAX, Others, sleep};
 
 /// Bytes of the disks without a file.
 pub(crate) const DISK_BYTES: u64 = 1 << 30;
@@ -31,9 +32,27 @@ pub(crate) struct Place {
     /// Programs of Debian's that were fetched; without, those of the machine are used.
     pub(crate) packages: Option<Packages>,
     pub(crate) logs: PathBuf,
+    /// How much longer all measurements together wait for others to be quiet.
+    pub(crate) patience: Cell<Duration>,
 }
 
 impl Place {
+    /// Waits until no others run, or patience is at its end; `own` belong to the measurement.
+    pub(crate) fn wait_for_quiet(&self, own: &[u32]) -> Result<(), Failure> {
+        const LOOK: Duration = Duration::from_millis(200);
+        const PAUSE: Duration = Duration::from_secs(1);
+        while !self.patience.get().is_zero() {
+            let look = Others::look(own)?;
+            sleep(LOOK)?;
+            if Others::look(own)?.share_since(look) <= OTHERS_MAX {
+                break;
+            }
+            sleep(PAUSE)?;
+            self.patience.set(self.patience.get().saturating_sub(LOOK + PAUSE));
+        }
+        Ok(())
+    }
+
     /// A command for a program that is not ours.
     pub(crate) fn command(&self, program: &str) -> Command {
         self.packages.as_ref().map_or_else(|| Command::new(program), |packages| packages.command(program))

@@ -12,6 +12,13 @@ use crate::{Failure, Pace, fio};
 /// Requests in flight, one table row each.
 pub(crate) const DEPTHS: [u16; 3] = [1, 32, 128];
 
+/// Every device with every server that has it, in the order in which they are measured and shown.
+pub(crate) const ROWS: [(&str, &str); 6] =
+    [("null", SPINELD), ("null", STORAGE_DAEMON), ("memory", SPINELD), ("file", SPINELD), ("file", STORAGE_DAEMON), ("file", FIO)];
+pub(crate) const SPINELD: &str = "spineld";
+const STORAGE_DAEMON: &str = "qemu-storage-daemon";
+const FIO: &str = "fio";
+
 /// One stretch of one server, and what was around it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Window {
@@ -64,14 +71,14 @@ pub(crate) fn run(place: &Place, file: &Path, pace: &Pace) -> Result<Vec<Window>
     let mut windows = Vec::new();
     for depth in DEPTHS {
         for round in 0..pace.rounds_max {
-            let mut before = round_trip_ns(place.cores)?;
             for entrant in &mut entrants {
+                place.wait_for_quiet(&own)?;
+                let before = round_trip_ns(place.cores)?;
                 let others = Others::look(&own)?;
                 let seen = entrant.measure(place, file, depth, pace)?;
                 let others = Others::look(&own)?.share_since(others);
                 let after = round_trip_ns(place.cores)?;
                 windows.push(window(entrant, depth, round, seen, Around { round_trip_ns: [before, after], others }));
-                before = after;
             }
             let of_depth = || windows.iter().filter(|window| window.depth == depth && window.around.usable());
             let enough = |entrant: &Entrant| of_depth().filter(|window| entrant.made(window)).count() >= pace.windows;
@@ -107,33 +114,40 @@ fn window(entrant: &Entrant, depth: u16, round: u32, seen: Seen, around: Around)
     }
 }
 
-/// Every server with every device it has, each in a process of its own, so that none polls for another.
+/// Starts every server with every device it has, each in a process of its own, so that none polls for another.
 fn entrants(place: &Place, file: &Path) -> Result<Vec<Entrant>, Failure> {
-    let spineld = |device, serve: &dyn Fn(&mut Spineld) -> Result<std::path::PathBuf, Failure>| {
-        let mut spineld = Spineld::start(place, &[])?;
-        let mut client = Client::connect(&serve(&mut spineld)?, BUFFERS_BYTES)?;
-        if device == "memory" {
-            // Memory that was never written is one page of zeroes, over and over.
-            client.fill()?;
-        }
-        Ok::<_, Failure>(Entrant { device, server: "spineld", how: How::Spineld(Box::new(spineld), Box::new(client)) })
+    let how = |(device, server)| match server {
+        SPINELD => spineld(place, device, file),
+        STORAGE_DAEMON => storage_daemon(place, device, file),
+        _ => Ok(How::Fio),
     };
-    let storage_daemon = |device, blockdev: String| {
-        let mut server = StorageDaemon::start(place, &blockdev)?;
-        let client = server.connect(BUFFERS_BYTES)?;
-        Ok::<_, Failure>(Entrant { device, server: "qemu-storage-daemon", how: How::StorageDaemon(Box::new(server), Box::new(client)) })
+    ROWS.into_iter().map(|(device, server)| Ok(Entrant { device, server, how: how((device, server))? })).collect()
+}
+
+fn spineld(place: &Place, device: &str, file: &Path) -> Result<How, Failure> {
+    let mut spineld = Spineld::start(place, &[])?;
+    let socket = match device {
+        "null" => spineld.null("disk"),
+        "memory" => spineld.memory("disk"),
+        _ => spineld.file("disk", file),
+    }?;
+    let mut client = Client::connect(&socket, BUFFERS_BYTES)?;
+    if device == "memory" {
+        // Memory that was never written is one page of zeroes, over and over.
+        client.fill()?;
+    }
+    Ok(How::Spineld(Box::new(spineld), Box::new(client)))
+}
+
+fn storage_daemon(place: &Place, device: &str, file: &Path) -> Result<How, Failure> {
+    let blockdev = match device {
+        "null" => format!("driver=null-co,node-name=disk,size={DISK_BYTES},read-zeroes=off"),
+        // spineld holds a lock on the file that the others neither take nor mind.
+        _ => format!("driver=file,node-name=disk,filename={},cache.direct=on,aio=io_uring,locking=off", file.display()),
     };
-    // spineld holds a lock on the file that the others neither take nor mind.
-    let qemu_file =
-        format!("driver=file,node-name=disk,filename={},cache.direct=on,aio=io_uring,locking=off,auto-read-only=off", file.display());
-    Ok(vec![
-        spineld("null", &|spineld| spineld.null("disk"))?,
-        storage_daemon("null", format!("driver=null-co,node-name=disk,size={DISK_BYTES},read-zeroes=off"))?,
-        spineld("memory", &|spineld| spineld.memory("disk"))?,
-        spineld("file", &|spineld| spineld.file("disk", file))?,
-        storage_daemon("file", qemu_file)?,
-        Entrant { device: "file", server: "fio", how: How::Fio },
-    ])
+    let mut server = StorageDaemon::start(place, &blockdev)?;
+    let client = server.connect(BUFFERS_BYTES)?;
+    Ok(How::StorageDaemon(Box::new(server), Box::new(client)))
 }
 
 impl Entrant {

@@ -3,7 +3,7 @@
 use crate::cores::{self, Placement, ratio};
 use crate::micros;
 use crate::servers::{Place, SPIN_US};
-use crate::sidebyside::{DEPTHS, Window};
+use crate::sidebyside::{DEPTHS, ROWS, SPINELD, Window};
 
 /// The middle of some figures, and their lowest and highest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +26,7 @@ impl Spread {
 /// Prints a table for each placement that was met.
 pub(crate) fn print(place: &Place, windows: &[Window]) {
     println!("4k random reads, one queue, polling client on core {}, server on core {};", place.cores.client, place.cores.engine);
+    println!("fio is server and client in one, on core {}.", place.cores.client);
     println!("spineld adaptive, spins up to {SPIN_US} us. Medians of windows, with the lowest and highest IOPS.");
     let errors: u64 = windows.iter().map(|window| window.errors).sum();
     println!("{errors} reads failed.");
@@ -45,13 +46,7 @@ fn print_placement(windows: &[&Window]) {
         "disk", "depth", "server", "n", "kIOPS", "(low-high)", "p50 us", "p99 us", "CPU ns/IO", "busy ns"
     );
     for depth in DEPTHS {
-        let mut rows: Vec<(&str, &str)> = Vec::new();
-        for window in windows {
-            if !rows.contains(&(window.device, window.server)) {
-                rows.push((window.device, window.server));
-            }
-        }
-        for (device, server) in rows {
+        for (device, server) in ROWS {
             let own = |window: &&&Window| (window.device, window.server, window.depth) == (device, server, depth);
             let cell: Vec<&Window> = windows.iter().filter(own).copied().collect();
             print_row(device, server, depth, &cell, windows);
@@ -72,7 +67,7 @@ fn print_row(device: &str, server: &str, depth: u16, cell: &[&Window], windows: 
         median(&|window| micros(window.p50_ns)),
         median(&|window| micros(window.p99_ns)),
         median(&|window| window.cpu_ns),
-        if server == "spineld" { String::new() } else { compare(cell, windows) },
+        if server == SPINELD { String::new() } else { compare(cell, windows) },
     );
 }
 
@@ -80,7 +75,7 @@ fn print_row(device: &str, server: &str, depth: u16, cell: &[&Window], windows: 
 fn compare(cell: &[&Window], windows: &[&Window]) -> String {
     let beside = |theirs: &Window| {
         let same = |ours: &Window| (ours.device, ours.depth, ours.round) == (theirs.device, theirs.depth, theirs.round);
-        windows.iter().copied().find(|ours| ours.server == "spineld" && same(ours))
+        windows.iter().copied().find(|ours| ours.server == SPINELD && same(ours))
     };
     let pairs: Vec<(&Window, &Window)> = cell.iter().filter_map(|theirs| Some((beside(theirs)?, *theirs))).collect();
     let rate = Spread::of(pairs.iter().map(|(ours, theirs)| ours.reads_per_second / theirs.reads_per_second));

@@ -37,6 +37,7 @@ pub(crate) fn run(place: &Place, file: &Path, pace: &Pace) -> Result<Vec<Window>
     for round in 0..pace.rounds_max.div_ceil(2) {
         for device in DEVICES {
             for mode in MODES {
+                place.wait_for_quiet(&[])?;
                 // Before it starts and after it ends: a core that never sleeps leaves the probe no time.
                 let before = round_trip_ns(place.cores)?;
                 let mut stretches = one_server(place, file, device, mode, round, pace)?;
