@@ -56,6 +56,15 @@ struct Row {
     outcome: Outcome,
     took: Duration,
     detail: String,
+    /// How many things this machine could not run.
+    skipped: usize,
+}
+
+/// What a part that passed has to say.
+#[derive(Default)]
+struct Passed {
+    detail: String,
+    skipped: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,17 +118,17 @@ fn cargo_part(project: &Project, logs: &Path, part: Part) -> Option<Row> {
 }
 
 /// Runs one line's work, shows it, and says at once what failed.
-fn row(name: &str, work: impl FnOnce(&Step) -> Result<String, Failure>) -> Row {
+fn row(name: &str, work: impl FnOnce(&Step) -> Result<Passed, Failure>) -> Row {
     let (result, took) = watch("test", name, work);
-    let (outcome, detail) = match result {
-        Ok(detail) => (Outcome::Passed, detail),
+    let (outcome, Passed { detail, skipped }) = match result {
+        Ok(passed) => (Outcome::Passed, passed),
         Err(failure) => {
             eprintln!("test {name}: {}", with_causes(failure.as_ref()));
-            (Outcome::Failed, "see above".to_owned())
+            (Outcome::Failed, Passed { detail: "see above".to_owned(), skipped: 0 })
         }
     };
     println!("test {name}: {} in {:.1} s", outcome.word(), took.as_secs_f64());
-    Row { name: name.to_owned(), outcome, took, detail }
+    Row { name: name.to_owned(), outcome, took, detail, skipped }
 }
 
 /// How many tests the lines "test result: ok. 12 passed; ..." add up to.
@@ -142,7 +151,7 @@ fn fuzz(project: &Project, logs: &Path) -> Row {
     if !Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success()) {
         let detail = "the fuzzer's runtime needs a C++ compiler: apt-get install g++".to_owned();
         println!("test {name}: SKIPPED, {detail}");
-        return Row { name: name.to_owned(), outcome: Outcome::Skipped, took: Duration::ZERO, detail };
+        return Row { name: name.to_owned(), outcome: Outcome::Skipped, took: Duration::ZERO, detail, skipped: 1 };
     }
     row(name, |step| {
         let log = logs.join("fuzz.log");
@@ -157,7 +166,7 @@ fn fuzz(project: &Project, logs: &Path) -> Row {
         command.arg(format!("-max_total_time={FUZZ_S}")).arg(format!("-artifact_prefix={}/", logs.display()));
         let limit = Duration::from_secs(4 * FUZZ_S);
         run_watched("the fuzz target", &mut command, &log, limit, &mut || step.say(tail(&log, 1).trim()))?;
-        Ok(tail(&log, 1).trim().to_owned())
+        Ok(Passed { detail: tail(&log, 1).trim().to_owned(), skipped: 0 })
     })
 }
 
@@ -174,7 +183,7 @@ fn guests(project: &Project, logs: &Path, agreed: Result<(), Failure>, chosen: &
         let spineld = programs.join("spineld");
         let of = Bench { maker, spineld, sockets: sockets.path().to_owned(), disks, logs: logs.to_owned() };
         bench = Some((of, sockets));
-        Ok(detail)
+        Ok(Passed { detail, skipped: 0 })
     });
     let mut rows = vec![ready];
     if let Some((bench, _sockets)) = &bench {
@@ -188,7 +197,7 @@ fn guests(project: &Project, logs: &Path, agreed: Result<(), Failure>, chosen: &
     rows
 }
 
-fn run_case(case: &Case, bench: &Bench) -> Result<String, Failure> {
+fn run_case(case: &Case, bench: &Bench) -> Result<Passed, Failure> {
     let (findings, again) = case.run(bench)?;
     for reason in &findings.skipped {
         println!("test guest {}: SKIPPED {reason}", case.name);
@@ -198,9 +207,10 @@ fn run_case(case: &Case, bench: &Bench) -> Result<String, Failure> {
         let logs = bench.logs.join(format!("{}*", case.name));
         return Err(format!("these claims do not hold; the logs are {}\n  {}", logs.display(), broken.join("\n  ")).into());
     }
-    let skipped = if findings.skipped.is_empty() { String::new() } else { format!(", {} SKIPPED", findings.skipped.len()) };
+    let skipped = findings.skipped.len();
+    let not_run = if skipped > 0 { format!(", {skipped} SKIPPED") } else { String::new() };
     let again = if again { ", run twice: the emulator had panicked" } else { "" };
-    Ok(format!("{} claims{skipped}{again}; {}", findings.claims.len(), case.shows))
+    Ok(Passed { detail: format!("{} claims{not_run}{again}; {}", findings.claims.len(), case.shows), skipped })
 }
 
 impl Outcome {
@@ -219,10 +229,10 @@ fn summarise(rows: &[Row], took: Duration, logs: &Path) {
         println!("{:<18}{:<8}{:>7.1} s  {}", row.name, row.outcome.word(), row.took.as_secs_f64(), row.detail);
     }
     let failed = rows.iter().filter(|row| row.outcome == Outcome::Failed).count();
-    let skipped = rows.iter().filter(|row| row.outcome == Outcome::Skipped).count();
+    let skipped: usize = rows.iter().map(|row| row.skipped).sum();
     let verdict = match (failed, skipped) {
         (0, 0) => "everything passed".to_owned(),
-        (0, _) => format!("{skipped} SKIPPED, the rest passed"),
+        (0, _) => format!("everything this machine could run passed, {skipped} SKIPPED"),
         _ => format!("{failed} FAILED"),
     };
     println!("\n{verdict}, {:.0} s; logs: {}", took.as_secs_f64(), PathBuf::from(logs).display());
