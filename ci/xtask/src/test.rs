@@ -111,8 +111,8 @@ fn cargo_part(project: &Project, logs: &Path, part: Part) -> Option<Row> {
     let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let log = logs.join(format!("{name}.log"));
     Some(row(&name, |step| match project.cargo(arguments, environment, &log, step) {
-        Ok(()) if part == Part::Tests => Ok(count_tests(&log)),
-        Ok(()) => Ok(String::new()),
+        Ok(()) if part == Part::Tests => Ok(Passed { detail: count_tests(&log), skipped: 0 }),
+        Ok(()) => Ok(Passed::default()),
         Err(failure) => Err(format!("{}{}", with_causes(failure.as_ref()), failed_tests(&log)).into()),
     }))
 }
