@@ -5,6 +5,9 @@
 //! longest spin allowed, because spinning on would have caught the event, and halves
 //! when it turned out longer, because the spin before it was wasted. A busy disk is
 //! thus spun for, and a trickle of requests, or an idle guest, is slept for.
+//!
+//! After a silence of more than 8 ms nothing is spun for, not even a completion: where
+//! requests are that rare, what spinning saves each of them is not worth the core's time.
 
 use spinel_core::{Instant, Progress};
 
@@ -40,19 +43,27 @@ pub struct Pace {
     waiting_ns: u64,
     quiet_since: Instant,
     slept: Option<Progress>,
+    /// The last silence between two requests was a long one.
+    sparse: bool,
 }
+
+/// A silence after which requests count as rare: a little less than between a hundred of them in a second.
+const SPARSE_NS: u64 = 8_000_000;
 
 impl Pace {
     /// Starts with the longest spin.
     #[must_use]
     pub fn new(limits: PaceLimits, now: Instant) -> Self {
-        Self { limits, idle_ns: limits.spin_max_ns, waiting_ns: limits.spin_max_ns, quiet_since: now, slept: None }
+        Self { limits, idle_ns: limits.spin_max_ns, waiting_ns: limits.spin_max_ns, quiet_since: now, slept: None, sparse: false }
     }
 
     /// A turn did something: the wait is over, and its length is learnt from if it was slept through.
     pub fn worked(&mut self, now: Instant) {
         if let Some(kind) = self.slept.take() {
             let wait_ns = now.since_ns(self.quiet_since);
+            if kind != Progress::Waiting {
+                self.sparse = wait_ns > SPARSE_NS;
+            }
             let PaceLimits { spin_min_ns, spin_max_ns } = self.limits;
             let budget_ns = self.budget_mut(kind);
             let learnt = if wait_ns <= spin_max_ns { (*budget_ns * 2).max(wait_ns) } else { *budget_ns / 2 };
@@ -64,7 +75,8 @@ impl Pace {
     /// Whether a turn that achieved `progress` (not `Busy`) should be followed by sleep.
     #[must_use]
     pub fn tired(&self, progress: Progress, now: Instant) -> bool {
-        let budget_ns = if progress == Progress::Waiting { self.waiting_ns } else { self.idle_ns };
+        let learnt_ns = if progress == Progress::Waiting { self.waiting_ns } else { self.idle_ns };
+        let budget_ns = if self.sparse { learnt_ns.min(self.limits.spin_min_ns) } else { learnt_ns };
         now.since_ns(self.quiet_since) >= budget_ns
     }
 
@@ -100,7 +112,7 @@ mod tests {
     fn a_trickle_is_slept_for_and_a_busy_disk_is_spun_for() {
         let mut pace = Pace::new(PaceLimits::default(), at(0));
         for _ in 0..8 {
-            slept_for(&mut pace, Progress::Idle, 10_000_000);
+            slept_for(&mut pace, Progress::Idle, 5_000_000);
             pace.worked(pace.quiet_since.after_ns(35_000));
         }
         assert_eq!(spins_ns(&pace, Progress::Idle), 2_000, "the next request is far away");
@@ -115,6 +127,17 @@ mod tests {
         }
         slept_for(&mut pace, Progress::Idle, 40_000);
         assert!(spins_ns(&pace, Progress::Idle) >= 40_000);
+    }
+
+    #[test]
+    fn after_a_long_silence_nothing_is_spun_for_until_requests_follow_each_other_again() {
+        let mut pace = Pace::new(PaceLimits::default(), at(0));
+        slept_for(&mut pace, Progress::Idle, 10_000_000);
+        assert_eq!(spins_ns(&pace, Progress::Waiting), 2_000);
+        slept_for(&mut pace, Progress::Waiting, 35_000);
+        assert_eq!(spins_ns(&pace, Progress::Waiting), 2_000, "a completion is no request");
+        slept_for(&mut pace, Progress::Idle, 1_000_000);
+        assert_eq!(spins_ns(&pace, Progress::Waiting), 100_000, "and what was learnt is not forgotten");
     }
 
     #[test]
