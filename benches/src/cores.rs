@@ -110,25 +110,25 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<u64, Failure> {
     Ok(sum)
 }
 
-/// A process's times as /proc counts them, in steps of 10 ms: all of its threads, those that have ended too.
+/// A process's time in user mode and in the kernel as /proc counts it, in steps of 10 ms.
 #[derive(Clone, Copy)]
 pub(crate) struct Times {
-    /// In user mode.
-    pub(crate) user_ns: u64,
-    /// In the kernel.
-    pub(crate) system_ns: u64,
-    /// In user mode, of children that were waited for.
-    pub(crate) children_user_ns: u64,
+    /// Of all of its threads, those that have ended too.
+    pub(crate) own_ns: u64,
+    /// Of its children that were waited for.
+    pub(crate) children_ns: u64,
 }
 
 impl Times {
     pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in brackets may hold anything. Counted after it: utime is the 12th field, stime and cutime follow.
+        // The name in brackets may hold anything. After it, the 12th to 15th fields are utime, stime, cutime and cstime.
         let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
-        let ticks: Vec<u64> = fields.iter().skip(11).take(3).filter_map(|field| field.parse().ok()).collect();
-        let &[user, system, children] = ticks.as_slice() else { return Err("the kernel's /proc/PID/stat has another form".into()) };
-        Ok(Self { user_ns: user * TICK_NS, system_ns: system * TICK_NS, children_user_ns: children * TICK_NS })
+        let ticks: Vec<u64> = fields.iter().skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
+        let &[user, system, children_user, children_system] = ticks.as_slice() else {
+            return Err("the kernel's /proc/PID/stat has another form".into());
+        };
+        Ok(Self { own_ns: (user + system) * TICK_NS, children_ns: (children_user + children_system) * TICK_NS })
     }
 }
 
@@ -168,11 +168,10 @@ pub(crate) fn usable<T>(all: &[T], around: impl Fn(&T) -> &Around) -> Vec<&T> {
     all.iter().filter(|one| around(one).placement().is_some()).collect()
 }
 
-/// What programs of others, and the machine's host, took from this machine.
+/// What this machine's cores did in all, and which of it was part of the measurement. The rest was others' or the host's.
 #[derive(Clone, Copy)]
 pub(crate) struct Others {
-    user_ns: u64,
-    stolen_ns: u64,
+    all_ns: u64,
     own_ns: u64,
     at_ns: u64,
 }
@@ -183,18 +182,22 @@ impl Others {
         let stat = fs::read_to_string("/proc/stat")?;
         let line = stat.lines().next().unwrap_or_default();
         let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-        let [user, nice, .., stolen, _, _] = ticks.as_slice() else { return Err("the kernel's /proc/stat has another form".into()) };
+        // Interrupts are left out: those of the disk are our own doing.
+        let [user, nice, system, _idle, _waiting, _interrupts, _soft_interrupts, stolen, ..] = ticks.as_slice() else {
+            return Err("the kernel's /proc/stat has another form".into());
+        };
         let this = Times::of(std::process::id())?;
-        let mut own_ns = this.user_ns + this.children_user_ns;
+        let mut own_ns = this.own_ns + this.children_ns;
         for pid in own {
-            own_ns += Times::of(*pid)?.user_ns;
+            own_ns += Times::of(*pid)?.own_ns;
         }
-        Ok(Self { user_ns: (user + nice) * TICK_NS, stolen_ns: stolen * TICK_NS, own_ns, at_ns: Clock::system().now().ns })
+        let all_ns = (user + nice + system + stolen) * TICK_NS;
+        Ok(Self { all_ns, own_ns, at_ns: Clock::system().now().ns })
     }
 
-    /// Which part of one core was taken since then, at least.
+    /// Which part of one core went elsewhere since then.
     pub(crate) fn share_since(self, then: Self) -> f64 {
-        let others_ns = (self.user_ns - then.user_ns).saturating_sub(self.own_ns - then.own_ns) + (self.stolen_ns - then.stolen_ns);
+        let others_ns = (self.all_ns - then.all_ns).saturating_sub(self.own_ns - then.own_ns);
         ratio(others_ns, self.at_ns - then.at_ns)
     }
 }

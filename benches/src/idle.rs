@@ -71,7 +71,7 @@ fn stretch(
 ) -> Result<Figure, Failure> {
     let pid = spineld.pid();
     place.wait_for_quiet(&[pid])?;
-    let all_times = || Times::of(pid).map(|times| times.user_ns + times.system_ns);
+    let all_times = || Times::of(pid).map(|times| times.own_ns);
     let (others, cpu, times, start) = (Others::look(&[pid])?, cpu_ns(pid)?, all_times()?, Clock::system().now());
     let seen = live()?;
     let took_ns = Clock::system().now().since_ns(start);
