@@ -7,8 +7,10 @@
 
 mod feed;
 mod job;
+mod judge;
 mod tally;
 
 pub use feed::{Gone, Intake, Outlet, feed};
 pub use job::{Area, Arrival, Job, JobError, Length, Mix, Order, Sizes};
+pub use judge::{Case, Judge, UNTOUCHED};
 pub use tally::{Ended, OpTally, STATUSES, Tally, status_index};
