@@ -1,8 +1,8 @@
 //! The verbs and their arguments, as clap reads and explains them. It refuses to know what they do.
 
-use crate::units::{parse_microseconds, parse_size};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use spinel_units::{parse_microseconds, parse_size};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "\

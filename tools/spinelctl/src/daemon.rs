@@ -1,7 +1,7 @@
 //! The connection to the daemon that every verb calls through. It refuses to know the verbs.
 
 use crate::failure::Failure;
-use crate::units::pause;
+use crate::pause::pause;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;

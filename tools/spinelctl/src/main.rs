@@ -5,10 +5,10 @@
 mod cli;
 mod daemon;
 mod failure;
+mod pause;
 mod reply;
 mod table;
 mod top;
-mod units;
 mod verbs;
 
 use clap::Parser as _;

@@ -2,7 +2,7 @@
 
 use super::frame::{Core, Disk, Frame};
 use crate::table::{Table, printable};
-use crate::units::{bandwidth, count, percent, time};
+use spinel_units::{bandwidth, count, percent, time};
 
 /// The columns of the disks, the most telling first: a narrow screen shows as many as it can.
 const DISK_COLUMNS: [&str; 10] =

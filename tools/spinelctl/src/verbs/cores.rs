@@ -5,8 +5,8 @@ use crate::cli::Cores;
 use crate::failure::Failure;
 use crate::reply::{Reactor, Reactors};
 use crate::table::{self, Table};
-use crate::units::{count, percent};
 use serde_json::{Value, json};
+use spinel_units::{count, percent};
 
 pub(super) const METHOD: &str = "framework_get_reactors";
 

@@ -5,8 +5,8 @@ use crate::cli::{Create, Delay, Disk, Inject, OnFile, Sized};
 use crate::failure::Failure;
 use crate::reply::{Bdev, Kind};
 use crate::table::{self, Table};
-use crate::units::size;
 use serde_json::{Map, Value, json};
+use spinel_units::size;
 
 pub(super) fn run(session: &mut Session, disk: Disk) -> Result<(), Failure> {
     match disk {

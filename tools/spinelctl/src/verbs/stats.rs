@@ -5,8 +5,8 @@ use crate::cli::Stats;
 use crate::failure::Failure;
 use crate::reply::{BdevStat, Iostat, OPERATIONS, Operation};
 use crate::table::{self, Table};
-use crate::units::{size, time};
 use serde_json::json;
+use spinel_units::{size, time};
 
 const METHOD: &str = "bdev_get_iostat";
 

@@ -1,11 +1,13 @@
 //! Sizes, times and counts as people write and read them. It refuses to know what is measured.
-
-use std::time::Duration;
+#![forbid(unsafe_code)]
 
 const SUFFIXES: [(&str, u32); 5] = [("K", 10), ("M", 20), ("G", 30), ("T", 40), ("P", 50)];
 
 /// A size in bytes, from "4096", "64M", "10G", "10GiB": powers of 1024.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What a size looks like, for the user.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let wanted = || "a size is a whole number of bytes, or one with K, M, G, T or P, such as 64M or 10G".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
@@ -20,7 +22,10 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// A time in microseconds, from "100us", "5ms", "2s".
-pub(crate) fn parse_microseconds(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What a time looks like, for the user.
+pub fn parse_microseconds(text: &str) -> Result<u64, String> {
     let wanted = || "a time is a whole number with us, ms or s, such as 100us or 5ms".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wanted)?;
     let (number, unit) = text.split_at(digits);
@@ -35,7 +40,8 @@ pub(crate) fn parse_microseconds(text: &str) -> Result<u64, String> {
 }
 
 /// Bytes, in the largest unit of which there is at least one: "10 GiB", "1.5 MiB".
-pub(crate) fn size(bytes: u64) -> String {
+#[must_use]
+pub fn size(bytes: u64) -> String {
     match SUFFIXES.iter().rev().find(|(_, shift)| bytes >> shift > 0) {
         None => format!("{bytes} B"),
         Some((suffix, shift)) if bytes.is_multiple_of(1 << shift) => format!("{} {suffix}iB", bytes >> shift),
@@ -44,19 +50,22 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// A rate of bytes: "1.2 GB/s", in powers of 1000 as rates are given.
-pub(crate) fn bandwidth(bytes_per_s: f64) -> String {
+#[must_use]
+pub fn bandwidth(bytes_per_s: f64) -> String {
     let (number, prefix) = scaled(bytes_per_s);
     format!("{number} {prefix}B/s")
 }
 
 /// A count or rate in at most five characters: "0", "950", "1.23M".
-pub(crate) fn count(number: f64) -> String {
+#[must_use]
+pub fn count(number: f64) -> String {
     let (number, prefix) = scaled(number);
     format!("{number}{prefix}")
 }
 
 /// A time: "850 ns", "12.3 us", "4 ms", "1.5 s".
-pub(crate) fn time(ns: u64) -> String {
+#[must_use]
+pub fn time(ns: u64) -> String {
     let ns_float = ns as f64;
     match ns {
         0..1_000 => format!("{ns} ns"),
@@ -67,7 +76,8 @@ pub(crate) fn time(ns: u64) -> String {
 }
 
 /// A share of one: "0 %", "0.04 %", "12.3 %", "100 %".
-pub(crate) fn percent(share: f64) -> String {
+#[must_use]
+pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent {
         0.0 => "0 %".into(),
@@ -96,12 +106,6 @@ fn digits(number: f64) -> String {
         _ => return format!("{number:.0}"),
     };
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// Waits for the next sample. There is no event to wait for: time itself is.
-#[allow(clippy::disallowed_methods, reason = "sampling waits for time to pass, and nothing else")]
-pub(crate) fn pause(time: Duration) {
-    std::thread::sleep(time);
 }
 
 #[cfg(test)]
