@@ -15,9 +15,9 @@ use spinel_core::{
     Tag,
 };
 
+use spinel_load::{Prng, SECTOR_BYTES};
+
 use crate::medium::{Medium, WriteId};
-use crate::prng::Prng;
-use crate::stamp::SECTOR_BYTES;
 
 /// What a simulated disk is like.
 #[derive(Clone, Debug)]

@@ -31,27 +31,21 @@
 //! A disk can be told to be wrong ([`Bug`]): a test that does not notice is no test.
 #![forbid(unsafe_code)]
 
-mod checker;
 mod clock;
 mod disk;
 pub mod guest;
 mod load;
 mod medium;
-mod prng;
-mod register;
 mod rig;
 mod seeds;
 mod sleeper;
-mod stamp;
 mod trace;
 
-pub use checker::{Checked, Checker, Flush, Read, Violation, Write};
 pub use clock::Clock;
 pub use disk::{Bug, DiskOptions, Mishap, SimDisk};
 pub use load::{Failure, Load, LoadOptions};
-pub use prng::Prng;
 pub use rig::{LostWakeUp, Rig};
 pub use seeds::every_seed;
 pub use sleeper::{Bed, Reason, SimSleeper};
-pub use stamp::{Found, SECTOR_BYTES, Stamp, Wrong};
+pub use spinel_load::{Checked, Checker, Flush, Found, Prng, Read, SECTOR_BYTES, Stamp, Violation, Write, Wrong};
 pub use trace::Trace;

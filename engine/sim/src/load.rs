@@ -5,8 +5,8 @@ use std::fmt;
 use spinel_core::mem::Segment;
 use spinel_core::{Channel, Completion, Completions, Device, Geometry, Instant, Lba, OPS, Op, OpKind, OpenError, Request, Slots, Tag};
 
-use crate::checker::{Checker, Flush, Read, Violation, Write};
-use crate::prng::Prng;
+use spinel_load::{Checker, Flush, Prng, Read, Violation, Write};
+
 use crate::rig::{LostWakeUp, Rig};
 use crate::trace::Trace;
 

@@ -6,8 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::prng::Prng;
-use crate::stamp::SECTOR_BYTES;
+use spinel_load::{Prng, SECTOR_BYTES};
 
 /// The bytes of one sector.
 pub(crate) type Sector = [u8; SECTOR_BYTES];

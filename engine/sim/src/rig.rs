@@ -6,7 +6,8 @@ use spinel_core::mem::{Region, Segment};
 use spinel_core::{Armed, Channel, Completion, Completions, Core, CoreId, Instant, Lba, Op, Request, Status, Tag};
 
 use crate::clock::Clock;
-use crate::prng::Prng;
+use spinel_load::Prng;
+
 use crate::sleeper::{Bed, Reason, SimSleeper};
 
 /// A core that went to sleep although requests are out, and nothing that is under way will wake it.

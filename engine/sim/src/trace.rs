@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use crate::prng::mix;
+use spinel_load::mix;
 
 /// How many events a trace can still show when a run has failed.
 const TAIL_MAX: usize = 48;

@@ -1,4 +1,4 @@
-//! The one source of chance in a simulation. Knows no entropy: the same seed gives the same numbers, for ever.
+//! The one source of chance in loads and simulations. Knows no entropy: the same seed gives the same numbers, for ever.
 
 use std::ops::RangeInclusive;
 
@@ -9,7 +9,8 @@ pub struct Prng {
 }
 
 /// One step of SplitMix64: mixes 64 bits so that every input bit moves every output bit.
-pub(crate) fn mix(value: u64) -> u64 {
+#[must_use]
+pub fn mix(value: u64) -> u64 {
     let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -28,7 +29,7 @@ impl Prng {
         Self { state }
     }
 
-    /// A generator of its own for a part of the simulation, so that a part that draws more often does not change the others.
+    /// A generator of its own for a part of a run, so that a part that draws more often does not change the others.
     #[must_use]
     pub fn fork(&mut self) -> Self {
         Self::new(self.bits())
