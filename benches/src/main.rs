@@ -2,11 +2,13 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod budgets;
 mod client;
 mod cores;
 mod disk;
 mod fio;
 mod idle;
+mod scenario;
 mod servers;
 mod sidebyside;
 mod table;
@@ -19,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum as _};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -28,6 +30,7 @@ use spinel_testbed::packages::Packages;
 use spinel_testbed::process::kill_all;
 
 use cores::Cores;
+use scenario::Scenario;
 use servers::Place;
 
 /// Any failure; it is shown with all its causes.
@@ -42,12 +45,18 @@ pub(crate) type Failure = Box<dyn Error>;
 #[derive(Parser)]
 #[command(name = "spinel-benches", max_term_width = 100)]
 struct Arguments {
-    /// What to measure [default: all]
-    #[arg(value_enum, value_name = "PART")]
-    parts: Vec<Part>,
+    /// What to measure [default: all but budgets]
+    #[arg(value_enum, value_name = "SCENARIO")]
+    scenarios: Vec<Scenario>,
+    /// Say what can be measured, a line each
+    #[arg(long)]
+    list: bool,
     /// Fewer and shorter windows: all of it within 5 minutes
     #[arg(long)]
     quick: bool,
+    /// Take the counted instructions for the new budgets
+    #[arg(long)]
+    accept: bool,
     /// How long to wait, in all, for other programs to be quiet
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     patience_s: u64,
@@ -57,18 +66,6 @@ struct Arguments {
     /// The spineld to measure [default: the one beside this program]
     #[arg(long, value_name = "PROGRAM")]
     spineld: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Part {
-    /// 4k random reads at depths 1, 32 and 128, beside qemu-storage-daemon and fio
-    Reads,
-    /// The first read after 0.5 ms and 5 ms of silence, beside a core that never sleeps
-    Wakeups,
-    /// Processor time with ten clients attached: without I/O, and with 100 reads a second
-    Idle,
-    /// What others notice while a guest with 16 GiB attaches and detaches
-    Attach,
 }
 
 /// How much time is spent.
@@ -109,53 +106,71 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.list {
+        Scenario::list();
+        return Ok(());
+    }
     let program = std::env::current_exe()?;
     let beside = program.parent().ok_or("this program lies nowhere")?;
     let folder = arguments.folder.clone().unwrap_or_else(|| beside.with_file_name("bench"));
     fs::create_dir_all(&folder)?;
-    let spineld = arguments.spineld.clone().unwrap_or_else(|| beside.join("spineld"));
     end_in_order_on_signals()?;
+    let packages = user_folder().ok().and_then(|cache| Packages::cached(&cache));
+    let mut scenarios = arguments.scenarios.clone();
+    if scenarios.is_empty() {
+        scenarios.extend(Scenario::value_variants().iter().filter(|scenario| **scenario != Scenario::Budgets));
+    }
+    if arguments.accept && !scenarios.contains(&Scenario::Budgets) {
+        return Err("--accept takes new budgets: it goes with the scenario budgets".into());
+    }
+    if scenarios == [Scenario::Budgets] {
+        return budgets::run(&budgets::counted(beside)?, packages.as_ref(), &folder, arguments.accept);
+    }
+    let spineld = arguments.spineld.clone().unwrap_or_else(|| beside.join("spineld"));
     if !spineld.exists() {
         return Err(format!("{} is missing: cargo build --release -p spinel-daemon", spineld.display()).into());
     }
     let place = Place {
         cores: Cores::choose()?,
         spineld,
-        packages: user_folder().ok().and_then(|cache| Packages::cached(&cache)),
+        packages,
         logs: folder.clone(),
         patience: Cell::new(Duration::from_secs(arguments.patience_s)),
     };
     cores::pin(&[place.cores.client])?;
     let pace = Pace::of(arguments.quick);
-    let parts = if arguments.parts.is_empty() { Part::value_variants() } else { &arguments.parts };
-    for part in parts {
-        println!("== {} ==", part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default());
-        measure(*part, &place, &folder, &pace)?;
+    for scenario in scenarios {
+        println!("== {} ==", scenario.name());
+        measure(scenario, &place, &folder, &pace, arguments.accept)?;
     }
     Ok(())
 }
 
-fn measure(part: Part, place: &Place, folder: &Path, pace: &Pace) -> Result<(), Failure> {
-    match part {
-        Part::Reads => {
+fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept: bool) -> Result<(), Failure> {
+    match scenario {
+        Scenario::Reads => {
             let windows = sidebyside::run(place, &disk::file(folder)?, pace)?;
             table::print(place, &windows);
             save(folder, "reads", &windows)
         }
-        Part::Wakeups => {
+        Scenario::Wakeups => {
             let windows = wakeups::run(place, &disk::file(folder)?, pace)?;
             wakeups::print(&windows);
             save(folder, "wakeups", &windows)
         }
-        Part::Idle => {
+        Scenario::M2 => {
             let figures = idle::run(place, &disk::file(folder)?)?;
             idle::print(&figures);
-            save(folder, "idle", &figures)
+            save(folder, "m2", &figures)
         }
-        Part::Attach => {
+        Scenario::Attach => {
             let figures = attach::run(place, pace)?;
             attach::print(&figures);
             save(folder, "attach", &figures)
+        }
+        Scenario::Budgets => {
+            let beside = place.spineld.parent().ok_or("spineld lies nowhere")?;
+            budgets::run(&budgets::counted(beside)?, place.packages.as_ref(), folder, accept)
         }
     }
 }

@@ -19,8 +19,8 @@ pub(crate) fn agree(yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     consent::ask(&format!(
-        "Fetch QEMU, a guest kernel, fio and what they depend on: about {DOWNLOAD_MIB} MiB of Debian packages,\n\
-         unpacked into {} (500 MiB; nothing is installed)?",
+        "Fetch QEMU, a guest kernel, fio, valgrind and what they depend on: about {DOWNLOAD_MIB} MiB of Debian packages,\n\
+         unpacked into {} (570 MiB; nothing is installed)?",
         Packages::folder(&cache).display()
     ))
 }

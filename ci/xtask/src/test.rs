@@ -37,6 +37,8 @@ enum Part {
     Docs,
     /// Arbitrary bytes in a guest's rings break nothing, for a minute
     Fuzz,
+    /// A request takes no more instructions than was accepted
+    Budgets,
     /// Guests see what they must on Spinel's disks
     Guests,
 }
@@ -49,6 +51,9 @@ const FUZZ_TARGET: &str = "x86_64-unknown-linux-gnu";
 const FUZZ_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// Counting takes seconds.
+const BUDGETS_LIMIT: Duration = Duration::from_secs(600);
 
 /// One line of the table at the end.
 struct Row {
@@ -81,8 +86,9 @@ fn case_named(name: &str) -> Result<Case, String> {
 
 pub(crate) fn run(project: &Project, options: &Options) -> Result<ExitCode, Failure> {
     let wanted = |part: &Part| options.only.is_empty() || options.only.contains(part);
-    // Asked first, so that nobody has to wait for the question; a refusal fails the guests' part alone.
-    let agreed = wanted(&Part::Guests).then(|| bed::agree(options.yes));
+    // Asked first, so that nobody has to wait for the question; a refusal fails the parts alone that need the packages.
+    let agreed = if wanted(&Part::Guests) || wanted(&Part::Budgets) { bed::agree(options.yes) } else { Ok(()) };
+    let agreed = agreed.map_err(|refused| refused.to_string());
     let whole = Stopwatch::start();
     let logs = project.fresh_folder("test")?;
     let parts = Part::value_variants().iter().copied().filter(wanted);
@@ -90,7 +96,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<ExitCode, Fail
     if wanted(&Part::Fuzz) {
         rows.push(fuzz(project, &logs));
     }
-    if let Some(agreed) = agreed {
+    if wanted(&Part::Budgets) {
+        rows.push(budgets(project, &logs, agreed.clone()));
+    }
+    if wanted(&Part::Guests) {
         rows.extend(guests(project, &logs, agreed, &options.case));
     }
     summarise(&rows, whole.elapsed(), &logs);
@@ -106,7 +115,7 @@ fn cargo_part(project: &Project, logs: &Path, part: Part) -> Option<Row> {
         // One at a time: many tests are themselves threads that have to run side by side.
         Part::Tests => (&["test", "--workspace", "--no-fail-fast"], &[("RUST_TEST_THREADS", "1")]),
         Part::Docs => (&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
-        Part::Fuzz | Part::Guests => return None,
+        Part::Fuzz | Part::Budgets | Part::Guests => return None,
     };
     let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let log = logs.join(format!("{name}.log"));
@@ -170,8 +179,23 @@ fn fuzz(project: &Project, logs: &Path) -> Row {
     })
 }
 
+/// The instructions that requests take, counted in the optimised program.
+fn budgets(project: &Project, logs: &Path, agreed: Result<(), String>) -> Row {
+    row("budgets", |step| {
+        agreed?;
+        bed::packages(&logs.join("fetch.log"), step)?;
+        let log = logs.join("budgets.log");
+        project.cargo(&["build", "--release", "-p", "spinel-benches"], &[], &logs.join("budgets-build.log"), step)?;
+        let mut command = Command::new(project.target.join("release/spinel-benches"));
+        command.arg("--folder").arg(logs).arg("budgets");
+        run_watched("the count of instructions", &mut command, &log, BUDGETS_LIMIT, &mut || step.say(tail(&log, 1).trim()))?;
+        let detail = tail(&log, 1).trim().to_owned();
+        Ok(Passed { skipped: usize::from(detail.starts_with("SKIPPED")), detail })
+    })
+}
+
 /// The guest tests, one row a case.
-fn guests(project: &Project, logs: &Path, agreed: Result<(), Failure>, chosen: &[Case]) -> Vec<Row> {
+fn guests(project: &Project, logs: &Path, agreed: Result<(), String>, chosen: &[Case]) -> Vec<Row> {
     let mut bench = None;
     let ready = row("guests' testbed", |step| {
         agreed?;

@@ -1,0 +1,35 @@
+//! What can be measured, by name. Names and words only: cargo's xtask reads this file too. Knows no measurement.
+
+use clap::ValueEnum;
+
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Scenario {
+    /// 4k random reads at depths 1, 32 and 128 over null, memory and a file, beside qemu-storage-daemon and fio
+    Reads,
+    /// The first read after 0.5 ms and 5 ms of silence, beside a core that never sleeps
+    Wakeups,
+    /// What others notice while a guest with 16 GiB attaches and detaches
+    Attach,
+    /// Processor time with ten volumes attached: without I/O, and with 100 reads a second
+    #[value(alias = "idle")]
+    M2,
+    /// Instructions for each request, under callgrind, beside what was accepted; only when named
+    Budgets,
+}
+
+impl Scenario {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Prints them all, a line each.
+    pub(crate) fn list() {
+        for scenario in Self::value_variants() {
+            if let Some(value) = scenario.to_possible_value() {
+                println!("{:<9}{}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
+            }
+        }
+    }
+}
