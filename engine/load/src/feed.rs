@@ -1,5 +1,8 @@
 //! The way of tallies from the core that works to whoever watches, and back. Knows neither end.
 
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Weak};
+
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use spinel_core::{Instant, OpKind};
 
@@ -14,6 +17,8 @@ pub struct Outlet {
     current: Box<Tally>,
     full: Sender<Box<Tally>>,
     empty: Receiver<Box<Tally>>,
+    /// Held for as long as there is work. The last field: dropped when everything was handed over.
+    _working: Arc<()>,
 }
 
 /// The watcher's end.
@@ -21,6 +26,7 @@ pub struct Outlet {
 pub struct Intake {
     full: Receiver<Box<Tally>>,
     empty: Sender<Box<Tally>>,
+    working: Weak<()>,
 }
 
 /// Both ends, for a job that sends requests of these kinds.
@@ -31,7 +37,9 @@ pub fn feed(kinds: impl Fn(OpKind) -> bool) -> (Outlet, Intake) {
     for _ in 1..TALLIES {
         empty.send(Box::new(Tally::of(&kinds))).expect("there is room for all of them");
     }
-    (Outlet { current: Box::new(Tally::of(kinds)), full, empty: emptied }, Intake { full: filled, empty })
+    let working = Arc::new(());
+    let intake = Intake { full: filled, empty, working: Arc::downgrade(&working) };
+    (Outlet { current: Box::new(Tally::of(kinds)), full, empty: emptied, _working: working }, intake)
 }
 
 impl Outlet {
@@ -78,6 +86,15 @@ impl Intake {
         let _ = self.empty.try_send(tally);
         Ok(Some(shown))
     }
+
+    /// Whether the working end is gone. What it handed over before may still wait to be taken.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let over = self.working.strong_count() == 0;
+        // So that whoever was told sees all that happened before.
+        fence(Ordering::Acquire);
+        over
+    }
 }
 
 /// The core that worked has ended; nothing more will come.
@@ -97,7 +114,9 @@ mod tests {
             outlet.current().record(OpKind::Read, 512, ns + 1, Status::Ok);
             outlet.turn_over(Instant { ns });
         }
+        assert!(!intake.is_over());
         outlet.close(Instant { ns: 100 }, Ended::Done);
+        assert!(intake.is_over());
         let (mut requests, mut stretches, mut last) = (0, 0, None);
         while let Ok(Some((count, ended))) = intake.take(|tally| (tally.requests(), tally.ended)) {
             requests += count;

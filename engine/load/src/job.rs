@@ -92,6 +92,7 @@ pub struct Area {
     /// Where it starts.
     pub start_bytes: u64,
     /// How long it is; to the device's end if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub len_bytes: Option<u64>,
 }
 
@@ -100,10 +101,13 @@ pub struct Area {
 #[serde(deny_unknown_fields, default)]
 pub struct Length {
     /// Nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_ns: Option<u64>,
     /// Bytes of reads, writes, discards and write zeroes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// Requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub requests: Option<u64>,
 }
 
@@ -129,7 +133,7 @@ pub struct Job {
     pub fua: bool,
     /// The same seed makes the same requests.
     pub seed: u64,
-    /// Requests sent before this much time has passed are not counted.
+    /// Requests sent before this much time has passed, or in an open loop due before it, are not counted.
     pub warm_up_ns: u64,
     /// When it ends; a length without any limit goes on until it is stopped.
     pub length: Length,
@@ -187,6 +191,12 @@ impl Job {
             length: Length::default(),
             interval_ns: 1_000_000_000,
         }
+    }
+
+    /// Whether it sends requests of a kind.
+    #[must_use]
+    pub fn sends(&self, kind: OpKind) -> bool {
+        self.mix.shares()[kind.index()] > 0 || (kind == OpKind::Flush && self.flush_every > 0 && self.mix.write > 0)
     }
 
     /// The operation of a kind, with this job's modifiers.

@@ -17,9 +17,9 @@ pub struct Case {
 
 /// Sees every request of a load begin and end, the warm-up's included, in the order in which that happens.
 ///
-/// A load calls it on the core that works, so what it
-/// takes is part of the load's own cost. Before a read, the memory that it fills is
-/// overwritten with [`UNTOUCHED`], so that a device that returns nothing is seen.
+/// A [`LoadPoller`](crate::LoadPoller) calls it on the core that works, so what it takes is
+/// part of the load's own cost. Before a read, the memory that it fills is overwritten with
+/// [`UNTOUCHED`], so that a device that returns nothing is seen.
 pub trait Judge: Send {
     /// `case` is about to be submitted. `bytes` of a write are to be filled with what it shall write; those of all others are empty.
     fn begin(&mut self, case: Case, bytes: &mut [u8]);

@@ -4,23 +4,38 @@
 //! stretch of time, from the core that works to whoever watches: they are filled in
 //! place, handed over whole, and come back empty, so that watching costs the load nothing.
 //!
+//! A [`LoadPoller`] does the work, on whatever core runs it: its [`Generator`] says which
+//! request comes next, its [`Schedule`] when. A [`Load`] is what makes one there.
+//!
 //! What a load writes can carry a [`Stamp`] in every sector, and what it reads can be
 //! judged by a [`Checker`], which remembers what each sector may hold.
 #![forbid(unsafe_code)]
 
 mod checker;
 mod feed;
+mod generator;
 mod job;
 mod judge;
+mod judged;
+mod memory;
+mod poller;
 mod prng;
+mod recipe;
 mod register;
+mod schedule;
 mod stamp;
 mod tally;
+mod zipf;
 
 pub use checker::{Checked, Checker, Flush, Read, Violation, Write};
 pub use feed::{Gone, Intake, Outlet, feed};
+pub use generator::{Ask, Generator};
 pub use job::{Area, Arrival, Job, JobError, Length, Mix, Order, Sizes};
 pub use judge::{Case, Judge, UNTOUCHED};
+pub use memory::{Memory, MemoryError};
+pub use poller::{LoadPoller, LoadRemains};
 pub use prng::{Prng, mix};
+pub use recipe::Load;
+pub use schedule::Schedule;
 pub use stamp::{Found, SECTOR_BYTES, Stamp, Wrong};
 pub use tally::{Ended, OpTally, STATUSES, Tally, status_index};
