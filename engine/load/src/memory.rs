@@ -1,10 +1,7 @@
 //! The memory that a load's requests point into. Knows no request and no device.
 
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use spinel_core::mem::{MapError, Region, Segment};
 use spinel_core::{Core, OpKind};
 
@@ -25,11 +22,14 @@ const PIECE_BYTES: usize = 1 << 16;
 pub struct Memory {
     region: Arc<Region>,
     layout: Layout,
+    is_own: bool,
 }
 
 /// Where a job's cells are, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Layout {
+    /// In the region.
+    start: u64,
     depth: u16,
     cell_bytes: u32,
     /// From one cell to the next.
@@ -50,12 +50,6 @@ pub enum MemoryError {
         #[source]
         source: MapError,
     },
-    #[error("no file in memory of {bytes} bytes is to be had")]
-    File {
-        bytes: u64,
-        #[source]
-        source: io::Error,
-    },
     #[error("a job needs {bytes} bytes of memory, and got {region_bytes}")]
     Small { bytes: u64, region_bytes: u64 },
 }
@@ -68,7 +62,7 @@ impl Layout {
         let half = step_bytes * u64::from(job.depth);
         let (writes_at, bytes) = if reads && writes { (half, 2 * half) } else { (0, half) };
         // A job that moves no bytes gets a little all the same, for there is no region of none.
-        Self { depth: job.depth, cell_bytes, step_bytes, writes_at, bytes: bytes.max(ALIGN_BYTES) }
+        Self { start: 0, depth: job.depth, cell_bytes, step_bytes, writes_at, bytes: bytes.max(ALIGN_BYTES) }
     }
 }
 
@@ -85,34 +79,23 @@ impl Memory {
     /// When the system has none.
     pub fn anonymous(job: &Job) -> Result<Self, MemoryError> {
         let bytes = Self::bytes_for(job);
-        Self::of(Region::anonymous(bytes).map_err(|source| MemoryError::Map { bytes, source })?, job)
+        Self::of(Region::anonymous(bytes).map_err(|source| MemoryError::Map { bytes, source })?, 0, job)
     }
 
-    /// Memory that another process can map, and the file by which it does so: the region is all of the file.
+    /// A part of a region that others use too, from `start` on. Fills in the pattern. Whoever made the region takes it from the cores.
     ///
     /// # Errors
-    /// When the system has none, or gives no file.
-    pub fn shared(job: &Job) -> Result<(Self, OwnedFd), MemoryError> {
-        let bytes = Self::bytes_for(job);
-        let refused = |error: rustix::io::Errno| MemoryError::File { bytes, source: error.into() };
-        let file = memfd_create("spinel-load", MemfdFlags::CLOEXEC).map_err(refused)?;
-        ftruncate(&file, bytes).map_err(refused)?;
-        let region = Region::of_file(file.as_fd(), 0, bytes).map_err(|source| MemoryError::Map { bytes, source })?;
-        Ok((Self::of(region, job)?, file))
+    /// When the region has fewer than [`bytes_for`](Self::bytes_for) bytes from there on.
+    pub fn within(region: Arc<Region>, start: u64, job: &Job) -> Result<Self, MemoryError> {
+        Ok(Self { is_own: false, ..Self::of(region, start, job)? })
     }
 
-    /// The start of a region that is this load's alone. Fills in the pattern.
-    ///
-    /// # Errors
-    /// When the region has fewer than [`bytes_for`](Self::bytes_for) bytes.
-    ///
-    /// # Panics
-    /// Never: what is filled in lies inside.
-    pub fn of(region: Arc<Region>, job: &Job) -> Result<Self, MemoryError> {
-        let layout = Layout::of(job);
+    fn of(region: Arc<Region>, start: u64, job: &Job) -> Result<Self, MemoryError> {
+        let layout = Layout { start, ..Layout::of(job) };
         let bytes = layout.bytes;
-        if region.len_bytes() < bytes {
-            return Err(MemoryError::Small { bytes, region_bytes: region.len_bytes() });
+        let region_bytes = region.len_bytes().saturating_sub(start);
+        if region_bytes < bytes {
+            return Err(MemoryError::Small { bytes, region_bytes });
         }
         let mut prng = Prng::new(job.seed).fork();
         let mut piece = vec![0; PIECE_BYTES];
@@ -120,10 +103,10 @@ impl Memory {
         while at < bytes {
             let here = usize::try_from(bytes - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
             prng.fill(&mut piece[..here]);
-            region.write(at, &piece[..here]).expect("inside the region");
+            region.write(start + at, &piece[..here]).expect("inside the region");
             at += u64::try_from(here).expect("lengths fit 64 bits");
         }
-        Ok(Self { region, layout })
+        Ok(Self { region, layout, is_own: true })
     }
 
     /// The region. Keep a share of it where the load is controlled from, so that it is not unmapped on the core that worked.
@@ -132,20 +115,28 @@ impl Memory {
         &self.region
     }
 
-    /// Announces it to a core, before a channel for the load is opened there. The load takes it back when it retires.
+    /// Announces it to a core, before a channel for the load is opened there. The load takes its own back when it retires.
     pub fn announce(&self, core: &mut Core) {
         core.map(Arc::clone(&self.region));
     }
 
+    /// Takes the region back from a core, unless others use it there.
+    pub(crate) fn recall(&self, core: &mut Core) {
+        if self.is_own {
+            // Not the last share of it, which is here.
+            drop(core.unmap(self.region.id()));
+        }
+    }
+
     /// Whether it was made for a job like this.
     pub(crate) fn fits(&self, job: &Job) -> bool {
-        self.layout == Layout::of(job)
+        self.layout == Layout { start: self.layout.start, ..Layout::of(job) }
     }
 
     /// The cell of a request: to read into, and to write from. The same if the job does only one of them.
     pub(crate) fn cell(&self, index: u16) -> [Segment; 2] {
-        let Layout { cell_bytes, step_bytes, writes_at, .. } = self.layout;
-        let at = u64::from(index) * step_bytes;
+        let Layout { start, cell_bytes, step_bytes, writes_at, .. } = self.layout;
+        let at = start + u64::from(index) * step_bytes;
         let segment = |at: u64| self.region.segment(at, cell_bytes).expect("the cells of the layout lie inside");
         [segment(at), segment(at + writes_at)]
     }
@@ -169,8 +160,9 @@ mod tests {
     #[test]
     fn cells_are_aligned_and_apart_and_writes_never_meet_reads() {
         let job = job(Mix { read: 50, write: 50, ..Mix::default() });
-        let (memory, file) = Memory::shared(&job).unwrap();
-        assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 6 * 8192);
+        let region = Region::anonymous(8192 + 6 * 8192).unwrap();
+        let memory = Memory::within(Arc::clone(&region), 8192, &job).unwrap();
+        assert!(matches!(Memory::within(region, 8193, &job), Err(MemoryError::Small { .. })));
         let mut cells: Vec<Segment> = (0..3).flat_map(|index| memory.cell(index)).collect();
         cells.sort_unstable_by_key(Segment::offset);
         assert!(cells.iter().all(|cell| cell.len_bytes() == 5120 && cell.offset().is_multiple_of(ALIGN_BYTES)));
@@ -196,6 +188,6 @@ mod tests {
         let memory = Memory::anonymous(&job).unwrap();
         assert_eq!((memory.region().len_bytes(), memory.cell(u16::MAX)[0].len_bytes()), (4096, 0));
         let region = Region::anonymous(4095).unwrap();
-        assert!(matches!(Memory::of(region, &job), Err(MemoryError::Small { bytes: 4096, region_bytes: 4095 })));
+        assert!(matches!(Memory::within(region, 0, &job), Err(MemoryError::Small { bytes: 4096, region_bytes: 4095 })));
     }
 }

@@ -215,10 +215,8 @@ impl Poller for LoadPoller {
     }
 
     fn retire(self: Box<Self>, core: &mut Core) -> Remains {
-        let memory = Arc::clone(self.memory.region());
-        // Not the last share of it, which is in the remains.
-        drop(core.unmap(memory.id()));
-        Box::new(LoadRemains { judge: self.judge, memory })
+        self.memory.recall(core);
+        Box::new(LoadRemains { judge: self.judge, memory: Arc::clone(self.memory.region()) })
     }
 }
 

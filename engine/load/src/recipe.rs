@@ -62,15 +62,15 @@ impl Load {
 
     fn start(self, core: &mut Core) -> Result<Box<dyn Poller>, OpenError> {
         let Self { name, job, device, memory, outlet, judge } = self;
-        let region = memory.region().id();
-        memory.announce(core);
+        let announced = memory.clone();
+        announced.announce(core);
         let open = |core: &mut Core| {
             let channel = device.open(core, job.depth)?;
             let geometry = device.geometry();
             LoadPoller::new(job, geometry, channel, memory, outlet)
                 .map_err(|error| OpenError::System { doing: "starting the load", source: io::Error::other(error) })
         };
-        let poller = open(core).inspect_err(|_| drop(core.unmap(region)))?.named(name);
+        let poller = open(core).inspect_err(|_| announced.recall(core))?.named(name);
         Ok(Box::new(match judge {
             Some(judge) => poller.judged(judge),
             None => poller,
