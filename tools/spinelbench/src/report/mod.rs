@@ -1,5 +1,17 @@
 //! What came of runs, as it is kept in JSON and shown by every kind of output. Knows no target and no terminal.
 
+pub mod collect;
+pub mod compare;
+pub mod fio;
+pub mod histogram;
+pub mod hlog;
+pub mod json;
+pub mod progress;
+#[cfg(test)]
+mod sample;
+pub mod table;
+pub mod words;
+
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
@@ -68,6 +80,9 @@ pub struct Run {
     pub server_cpu_ns: Option<u64>,
     /// Stretch by stretch.
     pub series: Vec<Stretch>,
+    /// The latencies behind the series: one for each stretch and kind of which requests ended in it, ordered by time.
+    #[serde(default)]
+    pub intervals: Vec<Interval>,
     /// It was interrupted before its length was reached.
     pub interrupted: bool,
     /// What verification saw, if it was asked for.
@@ -131,6 +146,19 @@ pub struct Stretch {
     pub p99_9_ns: u64,
     /// The longest.
     pub max_ns: u64,
+}
+
+/// The latencies of one kind of request in one stretch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The kind, as in [`Run::ops`].
+    pub kind: String,
+    /// When the stretch began, as in [`Stretch::at_ns`].
+    pub at_ns: u64,
+    /// How long it was.
+    pub took_ns: u64,
+    /// Every latency, as in [`Outcome::histogram`].
+    pub histogram: String,
 }
 
 /// What verification saw.
