@@ -328,7 +328,11 @@ impl Work {
             None if sends => Armed::Ready,
             _ => Armed::Idle,
         };
-        let look = if self.look_at == NEVER { Armed::Idle } else { Armed::Until(self.look_at) };
+        let look = match self.look_at {
+            NEVER => Armed::Idle,
+            at if at <= self.now => Armed::Ready,
+            at => Armed::Until(at),
+        };
         below.min(own).min(look)
     }
 }
