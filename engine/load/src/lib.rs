@@ -25,6 +25,7 @@ mod register;
 mod schedule;
 mod stamp;
 mod tally;
+mod wire;
 mod zipf;
 
 pub use checker::{Checked, Checker, Flush, Read, Violation, Write};
@@ -39,3 +40,4 @@ pub use recipe::Load;
 pub use schedule::Schedule;
 pub use stamp::{Found, SECTOR_BYTES, Stamp, Wrong};
 pub use tally::{Ended, OpTally, STATUSES, Tally, status_index};
+pub use wire::{STATUS_NAMES, WireError, WireOp, WireTally, histogram_to_text, kind_name};

@@ -1,6 +1,7 @@
 //! What came of a job in one stretch of time. Knows no report.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use spinel_core::{Instant, OPS, OpKind, Status};
 
 /// How many ways a request can end.
@@ -27,7 +28,7 @@ pub struct OpTally {
 }
 
 impl OpTally {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let latency = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are constants that fit");
         Self { latency, bytes: 0, ended: [0; STATUSES] }
     }
@@ -46,7 +47,8 @@ impl OpTally {
 }
 
 /// Why a job is over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// Its length was reached.
     Done,
