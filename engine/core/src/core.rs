@@ -2,7 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,13 +31,15 @@ pub struct Core {
     drivers: Vec<Shared>,
     announced: Vec<Arc<Region>>,
     sleeper: Box<dyn Sleeper>,
+    /// Watched for life. After `sleeper`, so that they close when nothing watches them any more.
+    watched: Vec<OwnedFd>,
 }
 
 impl Core {
     /// A core without drivers that waits by `sleeper`.
     #[must_use]
     pub fn new(id: CoreId, sleeper: Box<dyn Sleeper>) -> Self {
-        Self { id, regions: Rc::new(Regions::default()), drivers: Vec::new(), announced: Vec::new(), sleeper }
+        Self { id, regions: Rc::new(Regions::default()), drivers: Vec::new(), announced: Vec::new(), sleeper, watched: Vec::new() }
     }
 
     /// Which core this is.
@@ -103,6 +105,12 @@ impl Core {
     /// Lets `fd` wake this core from now on.
     pub fn watch(&mut self, fd: RawFd) -> Watch {
         self.sleeper.watch(fd)
+    }
+
+    /// Lets `fd` wake this core as long as the core lives: for a channel, which cannot end a watch when it is dropped.
+    pub fn watch_owned(&mut self, fd: OwnedFd) {
+        let _ = self.sleeper.watch(fd.as_raw_fd());
+        self.watched.push(fd);
     }
 
     /// Ends a watch.

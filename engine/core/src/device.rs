@@ -56,6 +56,11 @@ pub enum OpenError {
         /// What it can hold.
         max: u16,
     },
+    /// The device has a fixed number of queues, and each of them was opened before.
+    Queues {
+        /// How many it has.
+        max: u16,
+    },
     /// The device is being removed.
     Gone,
     /// The operating system refused something.
@@ -71,6 +76,9 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Depth { asked, max } => write!(f, "a queue of depth {asked} was asked for, the device takes at most {max}"),
+            Self::Queues { max } => {
+                write!(f, "another queue was asked for, and all of the device's queues were opened before: it has {max}")
+            }
             Self::Gone => write!(f, "the device is being removed"),
             Self::System { doing, .. } => write!(f, "the system refused: {doing}"),
         }

@@ -1,2 +1,26 @@
 //! A vhost-user-blk disk as a device: the front end's side of the protocol. Knows no server.
+//!
+//! [`VhostDisk::connect`] does what a virtual machine does with such a disk: it agrees on
+//! features, shares memory, and sets up queues. Then the disk is a [`Device`] whose
+//! channels each drive one queue. Requests, rings and messages are those of the
+//! `virtio-driver` crate; this package gives it time limits, credits, statuses and sleep.
+//!
+//! - Buffers lie in the disk's own [`region`](VhostDisk::region), the only memory that the
+//!   server sees; segments of any other are answered `Malformed`.
+//! - virtio-blk has no FUA: on a disk with a write cache, writes that ask for it are
+//!   answered `Unsupported`. Without a write cache every write is on the medium anyway.
+//! - The server is trusted as far as the crate below trusts it: one that breaks the rules
+//!   of the ring may stop this process, but not make it touch memory other than the rings.
+//!
+//! [`Device`]: spinel_core::Device
 #![deny(unsafe_code)]
+
+mod between;
+mod channel;
+mod disk;
+mod error;
+mod geometry;
+mod link;
+
+pub use disk::{Options, VhostDisk};
+pub use error::{ConnectError, Reason};

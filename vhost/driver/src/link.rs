@@ -1,0 +1,166 @@
+//! A connection that has been agreed on: memory both sides see, queues, and whether the server is still there. Knows no request.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use spinel_core::Tag;
+use spinel_core::mem::Region;
+use virtio_driver::{
+    VhostUser, VirtioBlkConfig, VirtioBlkFeatureFlags as Blk, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags as Virtio,
+    virtio_blk_max_queues,
+};
+
+use crate::between::{Cut, pass_on};
+use crate::disk::Options;
+use crate::error::Reason;
+
+/// A queue whose requests carry a tag of ours.
+///
+/// Its rings lie in memory of the transport, although its lifetime does not say so: whoever holds one holds its [`Link`] for longer.
+pub(crate) type Queue = VirtioBlkQueue<'static, Tag>;
+
+/// What all queues of one connection share.
+pub(crate) struct Link {
+    /// The rings' memory and the eventfds.
+    pub(crate) transport: Box<VirtioBlkTransport>,
+    pub(crate) region: Arc<Region>,
+    /// The server ends the session when this closes.
+    server: UnixStream,
+}
+
+/// What was agreed on.
+pub(crate) struct Agreed {
+    pub(crate) queues: Vec<Queue>,
+    pub(crate) link: Link,
+    pub(crate) config: VirtioBlkConfig,
+    pub(crate) features: Blk,
+}
+
+impl Link {
+    /// Whether the server has closed its end, as the kernel does for one that died. A system call.
+    pub(crate) fn closed(&self) -> bool {
+        let mut fds = [PollFd::new(&self.server, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// Connects, and does everything that goes over the socket.
+pub(crate) fn agree(socket: &Path, options: &Options) -> Result<Agreed, Reason> {
+    let system = |doing| move |source| Reason::System { doing, source };
+    let server = reach(socket, options.patience)?;
+    let memory = memory(options.memory_bytes)?;
+    let talk = |path: &Path| talk(path, options, &memory);
+    let (outcome, cut) = pass_on(&server, options.patience, talk).map_err(system("passing on a handshake"))?;
+    let patience = options.patience;
+    let talked = outcome.map_err(|reason| match (reason, cut) {
+        (Reason::Refused { .. }, Some(Cut::Silent { spoke: false })) => Reason::Busy { patience },
+        (Reason::Refused { doing, .. }, Some(Cut::Silent { spoke: true })) => Reason::Silent { doing, patience },
+        (Reason::Refused { doing, .. }, Some(Cut::Closed)) => Reason::Closed { doing },
+        (reason, _) => reason,
+    })?;
+    let Talked { transport, queues, config, features } = talked;
+    Ok(Agreed { queues, link: Link { transport, region: memory.region, server }, config, features })
+}
+
+/// A connection to the server, whose backlog is not waited for.
+fn reach(socket: &Path, patience: Duration) -> Result<UnixStream, Reason> {
+    let address = SocketAddrUnix::new(socket).map_err(|errno| Reason::Unreachable(errno.into()))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let stream = stream.map_err(|errno| Reason::System { doing: "making a socket", source: errno.into() })?;
+    connect(&stream, &address).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR => Reason::Missing,
+        Errno::CONNREFUSED if is_socket(socket) => Reason::Deserted,
+        Errno::CONNREFUSED => Reason::NoSocket,
+        Errno::AGAIN => Reason::Busy { patience },
+        errno => Reason::Unreachable(errno.into()),
+    })?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false).map_err(Reason::Unreachable)?;
+    Ok(stream)
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+struct Memory {
+    region: Arc<Region>,
+    file: OwnedFd,
+}
+
+/// Zeroed memory that can be shared, of which only what is used is ever there.
+fn memory(memory_bytes: u64) -> Result<Memory, Reason> {
+    let system = |errno: Errno| Reason::System { doing: "making memory to share", source: errno.into() };
+    let file = memfd_create("vhost-buffers", MemfdFlags::CLOEXEC).map_err(system)?;
+    ftruncate(&file, memory_bytes).map_err(system)?;
+    let region = Region::of_file(file.as_fd(), 0, memory_bytes).map_err(|source| Reason::Memory { memory_bytes, source })?;
+    Ok(Memory { region, file })
+}
+
+struct Talked {
+    transport: Box<VirtioBlkTransport>,
+    queues: Vec<Queue>,
+    config: VirtioBlkConfig,
+    features: Blk,
+}
+
+/// What is asked for where the server has it, besides the ring's format.
+fn wanted() -> Blk {
+    Blk::SIZE_MAX
+        | Blk::SEG_MAX
+        | Blk::RO
+        | Blk::BLK_SIZE
+        | Blk::FLUSH
+        | Blk::TOPOLOGY
+        | Blk::CONFIG_WCE
+        | Blk::MQ
+        | Blk::DISCARD
+        | Blk::WRITE_ZEROES
+}
+
+/// Everything that is said over the socket, in the order of the protocol. The path is one of ours.
+fn talk(path: &Path, options: &Options, memory: &Memory) -> Result<Talked, Reason> {
+    let during = |doing| move |source: io::Error| Reason::Refused { doing, source };
+    let mut ring = Virtio::VERSION_1;
+    ring.set(Virtio::RING_PACKED, options.packed);
+    ring.set(Virtio::RING_EVENT_IDX, options.has_event_idx());
+    let path = path.to_str().ok_or_else(|| Reason::System {
+        doing: "making a socket in the folder for temporary files, whose path is not UTF-8",
+        source: io::ErrorKind::InvalidFilename.into(),
+    })?;
+    let agreeing = "agreeing on features";
+    let transport = VhostUser::new(path, ring.bits() | wanted().bits()).map_err(during(agreeing))?;
+    let mut transport: Box<VirtioBlkTransport> = Box::new(transport);
+    let got = transport.get_features();
+    let missing = ring - Virtio::from_bits_truncate(got);
+    for (feature, reason) in
+        [(Virtio::VERSION_1, Reason::NoVersion1), (Virtio::RING_PACKED, Reason::NoPacked), (Virtio::RING_EVENT_IDX, Reason::NoEventIdx)]
+    {
+        if missing.contains(feature) {
+            return Err(reason);
+        }
+    }
+    let config = transport.get_config().map_err(during("reading its configuration"))?;
+    let in_config = virtio_blk_max_queues(&*transport).map_err(during("reading its configuration"))?;
+    let max = transport.max_queues().map_or(in_config, |max| max.min(in_config));
+    if usize::from(options.queues) > max {
+        return Err(Reason::Queues { asked: options.queues, max: u16::try_from(max).unwrap_or(u16::MAX) });
+    }
+    let len = usize::try_from(memory.region.len_bytes()).expect("a mapping's length");
+    let mapped = transport.map_mem_region(memory.region.as_ptr().addr(), len, memory.file.as_raw_fd(), 0);
+    mapped.map_err(during("sharing memory"))?;
+    let queues = VirtioBlkQueue::setup_queues(&mut *transport, options.queues.into(), options.queue_size);
+    let queues = queues.map_err(during("setting up queues"))?;
+    Ok(Talked { transport, queues, config, features: Blk::from_bits_truncate(got) })
+}
