@@ -10,15 +10,22 @@
 //! - a power cut may undo unstable writes, sector by sector, and nothing else; the first
 //!   read afterwards pins what is there.
 //!
-//! It is for one node and one volume whose blocks read as zeroes at first.
+//! It is for one node and one volume, or an area of it that nobody else writes to.
 
-use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 
+use crc_fast::{CrcAlgorithm, checksum};
 use spinel_core::{Geometry, Lba, Status};
 
-use crate::register::{End, Missing, Register, Stability, Tick, Value};
+use crate::register::{End, Missing, NOT_JUDGED, Settled, Stability, Tick, Value};
+use crate::sectors::{PAYLOAD_BITS, Sector, Sectors};
 use crate::stamp::{Found, SECTOR_BYTES, Stamp, Wrong};
+
+const SECTOR: u64 = 512;
+
+mod replay;
+pub(crate) use replay::Wrote;
 
 /// A write, write-zeroes or discard that has begun; hand it back when it ends.
 #[derive(Debug)]
@@ -26,6 +33,23 @@ pub struct Write {
     sequence: u64,
     start: u64,
     sectors: u64,
+}
+
+impl Write {
+    /// Its number; never used twice on one volume.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The first sector that it changes, and how many.
+    ///
+    /// # Panics
+    /// Never: a request's sectors fit 32 bits.
+    #[must_use]
+    pub fn sectors(&self) -> (u64, u32) {
+        (self.start, u32::try_from(self.sectors).expect("a request's sectors fit 32 bits"))
+    }
 }
 
 /// A read that has begun; hand it back when it ends.
@@ -85,36 +109,79 @@ pub struct Checked {
     pub cuts: u64,
 }
 
+/// What is in an area before anything is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Initial {
+    /// Zeroes.
+    Zeroes,
+    /// Anything but stamps of this volume. The first read of a sector says what it is, and from then on it has to stay.
+    Unknown,
+}
+
+/// How many writes a sector can remember at most. One that has more, because they all failed, is not judged until it is written again.
+const VERSIONS_MAX: usize = 256;
+
 /// See the module's first lines.
+#[derive(Debug)]
 pub struct Checker {
     volume: u64,
+    epoch: u32,
     sectors_per_block: u64,
     stability: Stability,
-    registers: Vec<Register>,
+    /// The first sector of the area.
+    first: u64,
+    sectors: Sectors,
     now: Tick,
-    epoch: u32,
     sequences: u64,
-    /// When each read began that has not ended.
-    reading: BTreeSet<Tick>,
+    /// The reads that have not ended: when they began, where, and how many sectors.
+    reading: Vec<(Tick, u64, u64)>,
     checked: Checked,
 }
 
 impl Checker {
-    /// A checker of the volume called `volume`, all of whose blocks read as zeroes.
+    /// A checker of the whole volume called `volume`, all of whose blocks read as zeroes.
     #[must_use]
     pub fn new(volume: u64, geometry: &Geometry) -> Self {
-        let sectors = usize::try_from(geometry.len_bytes()).expect("a test's volume fits memory") / SECTOR_BYTES;
+        Self::over(volume, geometry, 0..geometry.block_count, Initial::Zeroes)
+    }
+
+    /// A checker of some blocks of a volume. It takes eight bytes of memory for every sector of them that is ever used.
+    ///
+    /// # Panics
+    /// If the area is larger than what an address can name.
+    #[must_use]
+    pub fn over(volume: u64, geometry: &Geometry, blocks: Range<u64>, initial: Initial) -> Self {
+        let sectors_per_block = u64::from(geometry.block_bytes) / SECTOR;
+        let count = usize::try_from((blocks.end - blocks.start) * sectors_per_block).expect("an area fits the address space");
+        let initial = match initial {
+            Initial::Zeroes => Some(Value::Zeroes),
+            Initial::Unknown => None,
+        };
         Self {
             volume,
-            sectors_per_block: u64::from(geometry.block_bytes) / SECTOR_BYTES as u64,
-            stability: Stability { always: !geometry.write_cache, flushed: 0 },
-            registers: vec![Register::new(); sectors],
-            now: 0,
             epoch: 0,
+            sectors_per_block,
+            stability: Stability { always: !geometry.write_cache, flushed: 0 },
+            first: blocks.start * sectors_per_block,
+            sectors: Sectors::new(count, initial),
+            now: 0,
             sequences: 0,
-            reading: BTreeSet::new(),
+            reading: Vec::new(),
             checked: Checked::default(),
         }
+    }
+
+    /// Goes on from this epoch, and numbers writes from the one after `sequence`. For an area of its own of a volume that others write to.
+    #[must_use]
+    pub fn starting_at(self, epoch: u32, sequence: u64) -> Self {
+        Self { epoch, sequences: sequence, ..self }
+    }
+
+    /// There will be no power cut: what is acknowledged stays, and less has to be remembered.
+    #[must_use]
+    pub fn without_power_cuts(mut self) -> Self {
+        self.stability.always = true;
+        self
     }
 
     fn tick(&mut self) -> Tick {
@@ -128,67 +195,106 @@ impl Checker {
         self.checked
     }
 
-    /// Number of blocks of the volume.
+    /// Number of blocks of the area.
     #[must_use]
     pub fn block_count(&self) -> u64 {
-        u64::try_from(self.registers.len()).expect("lengths fit 64 bits") / self.sectors_per_block
+        u64::try_from(self.sectors.count()).expect("lengths fit 64 bits") / self.sectors_per_block
+    }
+
+    fn index(&self, sector: u64) -> usize {
+        let index = sector.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        index.filter(|index| *index < self.sectors.count()).expect("requests stay inside the area that is checked")
     }
 
     fn begin(&mut self, start: Lba, blocks: u32, fua: bool, value: impl Fn(u64) -> Value) -> Write {
-        let begin = self.tick();
         self.sequences += 1;
-        let sequence = self.sequences;
-        let write = Write { sequence, start: start.0 * self.sectors_per_block, sectors: u64::from(blocks) * self.sectors_per_block };
-        for register in self.registers_of(write.start, write.sectors) {
-            register.begin_write(sequence, value(sequence), fua, begin);
-        }
-        write
+        let start = start.0 * self.sectors_per_block;
+        self.begin_as(self.sequences, start, u64::from(blocks) * self.sectors_per_block, fua, value)
     }
 
-    fn registers_of(&mut self, start: u64, sectors: u64) -> &mut [Register] {
-        let first = usize::try_from(start).expect("inside the volume");
-        let count = usize::try_from(sectors).expect("inside the volume");
-        &mut self.registers[first..first + count]
+    fn begin_as(&mut self, sequence: u64, start: u64, sectors: u64, fua: bool, value: impl Fn(u64) -> Value) -> Write {
+        let begin = self.tick();
+        for sector in start..start + sectors {
+            let index = self.index(sector);
+            self.sectors.register(index).begin_write(sequence, value(sequence), fua, begin);
+        }
+        Write { sequence, start, sectors }
     }
 
     /// A write is about to be submitted; these are the bytes to write.
     ///
     /// # Panics
-    /// If it is not inside the volume.
+    /// If it is not inside the area.
     pub fn begin_write(&mut self, writer: u32, start: Lba, blocks: u32, fua: bool) -> (Write, Vec<u8>) {
-        let write = self.begin(start, blocks, fua, Value::Stamp);
-        let sectors = u32::try_from(write.sectors).expect("a request's sectors fit 32 bits");
-        let stamp = Stamp {
-            volume: self.volume,
-            lba: write.start,
-            writer,
-            epoch: self.epoch,
-            sequence: write.sequence,
-            start: write.start,
-            sectors,
-        };
-        let bytes = (0..write.sectors).flat_map(|sector| Stamp { lba: write.start + sector, ..stamp }.encode()).collect();
-        (write, bytes)
+        let sectors = u64::from(blocks) * self.sectors_per_block;
+        let mut bytes = vec![0; usize::try_from(sectors * SECTOR).expect("a request fits memory")];
+        (self.begin_write_into(writer, start, fua, &mut bytes), bytes)
+    }
+
+    /// A write is about to be submitted, of as many blocks as fit `bytes`, which become what to write.
+    ///
+    /// # Panics
+    /// If it is not inside the area, or not of whole blocks.
+    pub fn begin_write_into(&mut self, writer: u32, start: Lba, fua: bool, bytes: &mut [u8]) -> Write {
+        let (all, rest) = bytes.as_chunks_mut::<SECTOR_BYTES>();
+        let sectors = u32::try_from(all.len()).expect("a request's sectors fit 32 bits");
+        assert!(rest.is_empty() && u64::from(sectors).is_multiple_of(self.sectors_per_block), "writes are of whole blocks");
+        let blocks = u64::from(sectors) / self.sectors_per_block;
+        let write = self.begin(start, u32::try_from(blocks).expect("fewer than sectors"), fua, Value::Stamp);
+        let (volume, epoch, sequence, start) = (self.volume, self.epoch, write.sequence, write.start);
+        for (lba, sector) in (start..).zip(all) {
+            Stamp { volume, lba, writer, epoch, sequence, start, sectors }.encode_into(sector);
+        }
+        write
     }
 
     /// A write-zeroes is about to be submitted, or a discard to a device whose discarded blocks read as zeroes.
     ///
     /// # Panics
-    /// If it is not inside the volume.
+    /// If it is not inside the area.
     pub fn begin_zeroes(&mut self, start: Lba, blocks: u32, fua: bool) -> Write {
         self.begin(start, blocks, fua, |_| Value::Zeroes)
     }
 
+    /// A discard is about to be submitted to a device that says nothing of what it leaves: until the next write, anything may be read.
+    ///
+    /// # Panics
+    /// If it is not inside the area.
+    pub fn begin_discard(&mut self, start: Lba, blocks: u32) -> Write {
+        self.begin(start, blocks, false, |_| Value::Any)
+    }
+
     /// A write has ended.
     pub fn end_write(&mut self, write: Write, status: Status) {
+        self.end_write_as(write, status, false);
+    }
+
+    /// A write has ended; it is `stable` whatever the cache does.
+    fn end_write_as(&mut self, write: Write, status: Status, stable: bool) {
         let now = self.tick();
+        let stability = self.stability;
         let end = if status == Status::Ok { End::Done(now) } else { End::Failed(now) };
         self.count(status, |checked| &mut checked.writes);
-        let oldest_read = self.reading.first().copied().unwrap_or(now);
-        let stability = self.stability;
-        for register in self.registers_of(write.start, write.sectors) {
-            register.end_write(write.sequence, end, oldest_read, stability);
+        let meets_reads = self.oldest_read(write.start, write.sectors) < Tick::MAX;
+        for sector in write.start..write.start + write.sectors {
+            let index = self.index(sector);
+            let oldest_read = if meets_reads { self.oldest_read(sector, 1) } else { Tick::MAX };
+            if let Sector::Busy(register) = self.sectors.get(index) {
+                if stable {
+                    register.make_stable(write.sequence);
+                }
+                register.end_write(write.sequence, end, oldest_read, stability);
+                let crowded = register.versions() > VERSIONS_MAX && !register.is_written();
+                let settled = if crowded { Some(NOT_JUDGED) } else { register.settle(oldest_read, stability) };
+                settled.into_iter().for_each(|settled| self.sectors.settle(index, settled));
+            }
         }
+    }
+
+    /// When the oldest read began that is out and has one of these sectors; later than everything if there is none.
+    fn oldest_read(&self, start: u64, sectors: u64) -> Tick {
+        let meets = |read: &&(Tick, u64, u64)| read.1 < start + sectors && start < read.1 + read.2;
+        self.reading.iter().filter(meets).map(|read| read.0).min().unwrap_or(Tick::MAX)
     }
 
     fn count(&mut self, status: Status, counter: impl Fn(&mut Checked) -> &mut u64) {
@@ -212,8 +318,9 @@ impl Checker {
     /// A read is about to be submitted.
     pub fn begin_read(&mut self, start: Lba, blocks: u32) -> Read {
         let begin = self.tick();
-        self.reading.insert(begin);
-        Read { begin, start: start.0 * self.sectors_per_block, sectors: u64::from(blocks) * self.sectors_per_block }
+        let (start, sectors) = (start.0 * self.sectors_per_block, u64::from(blocks) * self.sectors_per_block);
+        self.reading.push((begin, start, sectors));
+        Read { begin, start, sectors }
     }
 
     /// A read has ended and returned `bytes`, which are not looked at if it failed.
@@ -224,68 +331,127 @@ impl Checker {
     /// # Panics
     /// If a read that succeeded does not come with all its bytes.
     pub fn end_read(&mut self, read: Read, status: Status, bytes: &[u8]) -> Result<(), Violation> {
-        let now = self.tick();
-        self.reading.remove(&read.begin);
-        if status != Status::Ok {
-            self.checked.failures += 1;
-            return Ok(());
-        }
-        let sectors: Vec<Found> = bytes.chunks(SECTOR_BYTES).map(Stamp::decode).collect();
-        assert_eq!(u64::try_from(sectors.len()), Ok(read.sectors), "the bytes of all blocks that were read");
         let mut first = None;
-        for (sector, found) in (read.start..).zip(&sectors) {
-            let seen = self.see(sector, *found, read.begin, now);
-            first = first.or(seen.err());
-        }
-        // A torn write is known by its other sectors, which this read may have seen after the first violation.
-        first.map_or(Ok(()), |violation| Err(self.look_for_tear(violation)))
+        self.end_read_each(read, status, bytes, |violation| first = first.or(Some(violation)));
+        first.map_or(Ok(()), Err)
     }
 
-    /// Matches what a read found in one sector with what it may hold.
-    fn see(&mut self, sector: u64, found: Found, begin: Tick, end: Tick) -> Result<(), Violation> {
-        self.checked.sectors_read += 1;
-        let value = match found {
+    /// As [`end_read`](Self::end_read), and calls `each` with every sector that is not what it should be.
+    ///
+    /// # Panics
+    /// As [`end_read`](Self::end_read).
+    pub fn end_read_each(&mut self, read: Read, status: Status, bytes: &[u8], mut each: impl FnMut(Violation)) {
+        let now = self.tick();
+        self.reading.retain(|(begin, ..)| *begin != read.begin);
+        if status != Status::Ok {
+            self.checked.failures += 1;
+            return;
+        }
+        let (sectors, rest) = bytes.as_chunks::<SECTOR_BYTES>();
+        assert!(rest.is_empty() && u64::try_from(sectors.len()) == Ok(read.sectors), "the bytes of all blocks that were read");
+        let meets_reads = self.oldest_read(read.start, read.sectors) < Tick::MAX;
+        // Only a read that finds something wrong takes memory.
+        let mut violations = Vec::new();
+        for (sector, bytes) in (read.start..).zip(sectors) {
+            let oldest_read = if meets_reads { self.oldest_read(sector, 1) } else { Tick::MAX };
+            if let Err(violation) = self.see(sector, bytes, read.begin, now, oldest_read) {
+                violations.push(violation);
+            }
+        }
+        // A torn write is known by its other sectors, which this read may have seen after the first violation.
+        violations.into_iter().for_each(|violation| each(self.reconsider(violation)));
+    }
+
+    /// What a sector's bytes are to its register; `None` if they can be nothing that it holds.
+    fn value(&mut self, sector: u64, found: Found, bytes: &[u8; SECTOR_BYTES]) -> Option<Value> {
+        match found {
             Found::Zeroes => Some(Value::Zeroes),
             Found::Stamped(stamp) if stamp.volume == self.volume && stamp.lba == sector => {
                 self.checked.stamps_read += 1;
                 Some(Value::Stamp(stamp.sequence))
             }
-            _ => None,
+            Found::Stamped(stamp) if stamp.volume == self.volume => None,
+            _ => Some(Value::Other(checksum(CrcAlgorithm::Crc64Nvme, bytes) >> (64 - PAYLOAD_BITS))),
+        }
+    }
+
+    /// Matches what a read found in one sector with what it may hold.
+    fn see(&mut self, sector: u64, bytes: &[u8; SECTOR_BYTES], begin: Tick, end: Tick, oldest_read: Tick) -> Result<(), Violation> {
+        self.checked.sectors_read += 1;
+        let found = Stamp::decode(bytes);
+        let index = self.index(sector);
+        let seen = match self.value(sector, found, bytes) {
+            None => Err(Missing::default()),
+            Some(value) => self.judge(index, value, begin, end, oldest_read),
         };
-        let register = &mut self.registers_of(sector, 1)[0];
-        let Missing { sequence: missing, was_seen } = match value {
-            Some(value) => match register.end_read(value, begin, end) {
-                Ok(()) => return Ok(()),
-                Err(missing) => missing,
-            },
-            None => Missing { sequence: None, was_seen: false },
-        };
+        let Err(Missing { sequence: missing, was_seen, held_before }) = seen else { return Ok(()) };
         let wrong = match Wrong::instead_of(found, self.volume, sector) {
-            Wrong::Lost | Wrong::Uninitialised if was_seen => Wrong::Stale,
+            // A stamp of this volume where nothing was ever written; after a power cut no one write stands out either.
+            Wrong::Lost if missing.is_none() && self.checked.cuts == 0 => Wrong::Strange,
+            Wrong::Lost if was_seen => Wrong::Stale,
+            Wrong::Uninitialised | Wrong::Strange | Wrong::Foreign { .. } if held_before && found != Found::Untouched => {
+                if was_seen {
+                    Wrong::Stale
+                } else {
+                    Wrong::Lost
+                }
+            }
             wrong => wrong,
         };
         Err(Violation { sector, wrong, found, missing })
     }
 
-    /// Calls a violation a tear if other sectors of the missing write are there.
-    fn look_for_tear(&mut self, violation: Violation) -> Violation {
-        let Violation { sector, wrong: Wrong::Lost | Wrong::Uninitialised, missing: Some(sequence), .. } = violation else {
+    fn judge(&mut self, index: usize, value: Value, begin: Tick, end: Tick, oldest_read: Tick) -> Result<(), Missing> {
+        match self.sectors.get(index) {
+            Sector::Busy(register) => {
+                register.end_read(value, begin, end)?;
+                if let Some(settled) = register.settle(oldest_read, self.stability) {
+                    self.sectors.settle(index, settled);
+                }
+            }
+            Sector::Quiet(settled) => match settled.value {
+                Some(Value::Any) => {}
+                Some(known) if known == value => {
+                    if !settled.seen {
+                        self.sectors.settle(index, Settled { seen: true, ..settled });
+                    }
+                }
+                None if !matches!(value, Value::Stamp(_)) => {
+                    self.sectors.settle(index, Settled { value: Some(value), seen: true, ..settled });
+                }
+                _ => return Err(settled.missing(value)),
+            },
+        }
+        Ok(())
+    }
+
+    /// Looks once more at a violation: what was read since may tell a stale read or a torn write from a lost one.
+    #[must_use]
+    pub fn reconsider(&self, violation: Violation) -> Violation {
+        let Violation { sector, wrong: Wrong::Lost | Wrong::Uninitialised, missing: Some(sequence), found } = violation else {
             return violation;
         };
-        let first = usize::try_from(sector).expect("inside the volume");
+        if found == Found::Untouched {
+            return violation;
+        }
+        let first = self.index(sector);
+        let seen = |index: usize| self.sectors.knows(index, sequence);
         // The sectors of a write are neighbours: look both ways as far as it reached.
-        let has = |register: &&Register| register.knows(sequence);
-        let mut after = self.registers[first..].iter().take_while(has);
-        let mut before = self.registers[..first].iter().rev().take_while(has);
-        let torn = after.any(|register| register.was_seen(sequence)) || before.any(|register| register.was_seen(sequence));
-        if torn { Violation { wrong: Wrong::Torn, ..violation } } else { violation }
+        let mut after = (first + 1..self.sectors.count()).map_while(seen);
+        let mut before = (0..first).rev().map_while(seen);
+        let wrong = match seen(first) {
+            Some(true) if violation.wrong == Wrong::Lost => Wrong::Stale,
+            Some(false) if after.any(|seen| seen) || before.any(|seen| seen) => Wrong::Torn,
+            _ => violation.wrong,
+        };
+        Violation { wrong, ..violation }
     }
 
     /// Power was lost: what is in flight will never end, and unstable writes may be gone.
     pub fn cut_power(&mut self) {
         let now = self.tick();
         let stability = self.stability;
-        self.registers.iter_mut().for_each(|register| register.cut_power(now, stability));
+        self.sectors.each_register(|register| register.cut_power(now, stability));
         self.reading.clear();
         self.epoch += 1;
         self.checked.cuts += 1;
@@ -293,104 +459,4 @@ impl Checker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use spinel_core::Features;
-
-    fn checker(write_cache: bool) -> Checker {
-        let geometry = Geometry {
-            block_bytes: 512,
-            block_count: 16,
-            memory_align_bytes: 1,
-            segments_max: 8,
-            transfer_max_bytes: 1 << 16,
-            physical_block_bytes: 512,
-            write_cache,
-            read_only: false,
-            features: Features::default(),
-        };
-        Checker::new(3, &geometry)
-    }
-
-    /// Writes four blocks from 4 and answers their bytes.
-    fn write(checker: &mut Checker, status: Status) -> Vec<u8> {
-        let (write, bytes) = checker.begin_write(1, Lba(4), 4, false);
-        checker.end_write(write, status);
-        bytes
-    }
-
-    fn read(checker: &mut Checker, bytes: &[u8]) -> Result<(), (u64, Wrong)> {
-        let blocks = u32::try_from(bytes.len() / SECTOR_BYTES).unwrap();
-        let read = checker.begin_read(Lba(4), blocks);
-        checker.end_read(read, Status::Ok, bytes).map_err(|violation| (violation.sector, violation.wrong))
-    }
-
-    #[test]
-    fn each_violation_is_called_by_its_name() {
-        let mut judge = checker(true);
-        let old = write(&mut judge, Status::Ok);
-        let new = write(&mut judge, Status::Ok);
-        assert_eq!(read(&mut judge, &old), Err((4, Wrong::Lost)), "acknowledged, and never seen");
-        let half = [&new[..1024], &old[1024..]].concat();
-        assert_eq!(read(&mut judge, &half), Err((6, Wrong::Torn)), "half of it has been seen now");
-        assert_eq!(read(&mut judge, &old), Err((4, Wrong::Stale)), "the new was read before");
-        assert_eq!(read(&mut judge, &[0; 512]), Err((4, Wrong::Stale)));
-        let shifted = [&new[512..1024], &new[512..]].concat();
-        assert_eq!(read(&mut judge, &shifted), Err((4, Wrong::Misdirected { lba: 5 })));
-        assert_eq!(read(&mut judge, &[0xa5; 512]), Err((4, Wrong::Strange)));
-        let (_, foreign) = Checker { volume: 4, ..checker(true) }.begin_write(1, Lba(4), 1, false);
-        assert_eq!(read(&mut judge, &foreign), Err((4, Wrong::Foreign { volume: 4 })));
-        assert_eq!(read(&mut judge, &new), Ok(()));
-        let mut fresh = checker(true);
-        write(&mut fresh, Status::Ok);
-        assert_eq!(read(&mut fresh, &[0; 512]), Err((4, Wrong::Uninitialised)));
-    }
-
-    #[test]
-    fn a_flush_makes_stable_what_ended_before_it_began() {
-        for (flush_status, survives) in [(Status::Ok, true), (Status::Medium, false)] {
-            let mut judge = checker(true);
-            let bytes = write(&mut judge, Status::Ok);
-            let flush = judge.begin_flush();
-            judge.end_flush(flush, flush_status);
-            judge.cut_power();
-            assert_eq!(read(&mut judge, &[0; 512]).is_err(), survives);
-            assert_eq!(read(&mut judge, &bytes).is_ok(), survives, "the read before has pinned the zeroes");
-        }
-    }
-
-    #[test]
-    fn without_a_cache_everything_acknowledged_stays() {
-        let mut judge = checker(false);
-        write(&mut judge, Status::Ok);
-        judge.cut_power();
-        assert_eq!(read(&mut judge, &[0; 512]), Err((4, Wrong::Uninitialised)));
-    }
-
-    #[test]
-    fn a_failed_write_is_there_or_not_but_does_not_change_its_mind() {
-        let mut judge = checker(true);
-        let old = write(&mut judge, Status::Ok);
-        let failed = write(&mut judge, Status::Medium);
-        let half = [&failed[..1024], &old[1024..]].concat();
-        assert_eq!(read(&mut judge, &half), Ok(()), "each sector for itself");
-        assert_eq!(read(&mut judge, &half), Ok(()));
-        assert_eq!(read(&mut judge, &failed), Err((6, Wrong::Stale)), "it had settled when the error was returned");
-    }
-
-    #[test]
-    fn a_failed_read_is_not_looked_at_and_everything_is_counted() {
-        let mut judge = checker(true);
-        let bytes = write(&mut judge, Status::Ok);
-        let failed = judge.begin_read(Lba(4), 4);
-        judge.end_read(failed, Status::Medium, &[]).unwrap();
-        read(&mut judge, &bytes).unwrap();
-        let flush = judge.begin_flush();
-        judge.end_flush(flush, Status::Ok);
-        let zeroes = judge.begin_zeroes(Lba(4), 2, false);
-        judge.end_write(zeroes, Status::Ok);
-        read(&mut judge, &[0; 1024]).unwrap();
-        judge.cut_power();
-        assert_eq!(judge.checked(), Checked { sectors_read: 6, stamps_read: 4, writes: 2, flushes: 1, failures: 1, cuts: 1 });
-    }
-}
+mod tests;

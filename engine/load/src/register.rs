@@ -8,6 +8,9 @@
 //! come before the other (Gibbons and Korach, "Testing Shared Memories", 1997, in
 //! other words). Zeroes are the one value that many writes share: a read of zeroes counts
 //! for the earliest of them that it can.
+//!
+//! As soon as only one value can be read from now on, the whole history is no more than
+//! that value: the register is [`Settled`].
 
 /// A moment: the checker counts every begin and every end.
 pub(crate) type Tick = u64;
@@ -18,6 +21,65 @@ pub(crate) enum Value {
     Zeroes,
     /// By its sequence.
     Stamp(u64),
+    /// What was there before everything: by a checksum of it.
+    Other(u64),
+    /// What a discard leaves: a read may return anything, and something else the next time.
+    Any,
+}
+
+/// What would be in a sector if none of the writes that are remembered had been done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Beneath {
+    Stamp,
+    Zeroes,
+    Anything,
+}
+
+impl Beneath {
+    fn of(value: Option<Value>) -> Self {
+        match value {
+            Some(Value::Stamp(_)) => Self::Stamp,
+            Some(Value::Zeroes) => Self::Zeroes,
+            Some(Value::Other(_) | Value::Any) | None => Self::Anything,
+        }
+    }
+
+    /// Whether it may be `value`; a stamp says itself how old it is.
+    fn admits(self, value: Value) -> bool {
+        match value {
+            Value::Zeroes => self >= Self::Zeroes,
+            Value::Other(_) | Value::Any => self == Self::Anything,
+            Value::Stamp(_) => false,
+        }
+    }
+}
+
+/// A sector of which only one value can be read until the next write begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Settled {
+    /// `None` if nobody has looked yet at what was there before everything.
+    pub(crate) value: Option<Value>,
+    /// The write that it is of; 0 for what was there before everything.
+    pub(crate) sequence: u64,
+    /// Whether a read has returned it.
+    pub(crate) seen: bool,
+    pub(crate) beneath: Beneath,
+}
+
+/// A sector about which too much is uncertain: anything may be read until it is written again.
+pub(crate) const NOT_JUDGED: Settled = Settled { value: Some(Value::Any), sequence: 0, seen: false, beneath: Beneath::Anything };
+
+impl Settled {
+    /// What was there before everything.
+    pub(crate) fn initial(value: Option<Value>) -> Self {
+        Self { value, sequence: 0, seen: false, beneath: Beneath::Stamp }
+    }
+
+    /// What it means if a read returned `value`, which is not this one.
+    pub(crate) fn missing(&self, value: Value) -> Missing {
+        let sequence = (self.sequence > 0).then_some(self.sequence);
+        Missing { sequence, was_seen: self.seen, held_before: self.beneath.admits(value) }
+    }
 }
 
 /// How far a write has come.
@@ -47,6 +109,8 @@ struct Version {
 #[derive(Clone, Debug)]
 struct Base {
     values: Vec<Value>,
+    /// It was there before everything, and nobody has looked: anything but a stamp of ours.
+    unknown: bool,
     since: Tick,
     /// When the last read that returned it began.
     alive: Tick,
@@ -86,6 +150,11 @@ impl Version {
         Zone { settled: end.min(seen_end), alive: self.begin.max(seen_begin) }
     }
 
+    /// Its zone if it took effect.
+    fn zone_if_there(&self) -> Zone {
+        Zone { settled: self.settled_if_there(), ..self.zone() }
+    }
+
     /// When it could still have taken effect at the latest.
     fn settled_if_there(&self) -> Tick {
         match self.end {
@@ -96,12 +165,14 @@ impl Version {
 }
 
 /// The sector is not what it should be: this write was acknowledged, and is not what the read returned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Missing {
     /// The write that should have been seen, if one stands out.
     pub(crate) sequence: Option<u64>,
     /// Whether a read has returned it before.
     pub(crate) was_seen: bool,
+    /// Whether what the read returned is what was there before that write.
+    pub(crate) held_before: bool,
 }
 
 /// What makes a write stable: the checker knows the cache and the flushes.
@@ -127,12 +198,60 @@ const VERSIONS_KEPT: usize = 16;
 pub(crate) struct Register {
     base: Base,
     versions: Vec<Version>,
+    beneath: Beneath,
 }
 
 impl Register {
-    /// A sector that holds zeroes.
+    /// A register to be [`reset`](Self::reset).
     pub(crate) fn new() -> Self {
-        Self { base: Base { values: vec![Value::Zeroes], since: 0, alive: 0 }, versions: Vec::new() }
+        Self {
+            base: Base { values: Vec::new(), unknown: true, since: 0, alive: 0 },
+            versions: Vec::with_capacity(2),
+            beneath: Beneath::Anything,
+        }
+    }
+
+    /// Begins a history with one value. Keeps its memory.
+    pub(crate) fn reset(&mut self, settled: Settled) {
+        let Settled { value, sequence, seen, beneath } = settled;
+        self.versions.clear();
+        self.base.values.clear();
+        (self.base.unknown, self.base.since, self.base.alive) = (value.is_none(), 0, 0);
+        self.beneath = if seen { Beneath::of(value) } else { Beneath::of(value).max(beneath) };
+        if let Some(value) = value {
+            // It is stable, and as old as time: whatever comes comes after it.
+            let seen = seen.then_some((0, 0));
+            self.versions.push(Version { sequence, value, fua: true, begin: 0, end: End::Done(0), seen });
+        }
+    }
+
+    /// The one value that can be read from now on, if there is only one. Reads that began at `oldest_read` or later are still out.
+    pub(crate) fn settle(&self, oldest_read: Tick, stability: Stability) -> Option<Settled> {
+        let stable = self.versions.iter().filter(|version| stability.holds(version));
+        let Some((last, new)) = stable.map(|version| (version, version.zone())).max_by_key(|(_, zone)| zone.alive) else {
+            return self.settle_base();
+        };
+        let others = self.versions.iter().filter(|version| version.sequence != last.sequence);
+        let over = |old: Zone| old.precedes(new) && old.alive <= new.alive;
+        let settled = new.settled < oldest_read && over(self.base_zone()) && others.clone().all(|version| over(version.zone_if_there()));
+        settled.then(|| Settled {
+            value: Some(last.value),
+            sequence: last.sequence,
+            seen: last.seen.is_some(),
+            beneath: others.clone().map(|version| Beneath::of(Some(version.value))).fold(self.beneath, Ord::max),
+        })
+    }
+
+    /// As [`settle`](Self::settle), of a history without writes.
+    fn settle_base(&self) -> Option<Settled> {
+        match (&self.versions[..], &self.base.values[..]) {
+            ([], []) => Some(Settled::initial(None)),
+            ([], &[value]) if !self.base.unknown => {
+                let sequence = if let Value::Stamp(sequence) = value { sequence } else { 0 };
+                Some(Settled { value: Some(value), sequence, seen: true, beneath: Beneath::Stamp })
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn begin_write(&mut self, sequence: u64, value: Value, fua: bool, now: Tick) {
@@ -152,7 +271,7 @@ impl Register {
     fn forget(&mut self, oldest_read: Tick, stability: Stability) {
         let stable = self.stable(stability);
         self.versions.retain(|version| {
-            let old = Zone { settled: version.settled_if_there(), ..version.zone() };
+            let old = version.zone_if_there();
             let is_over = |new: &Zone| old.precedes(*new) && old.alive <= new.alive && new.settled < oldest_read;
             !stable.iter().any(|(sequence, new)| *sequence != version.sequence && is_over(new))
         });
@@ -171,10 +290,7 @@ impl Register {
     /// Whether the value of `version` (or of the base) may have been seen by this read.
     fn admits(&self, version: Option<usize>, begin: Tick, end: Tick) -> bool {
         let zone = match version {
-            Some(index) => {
-                let version = &self.versions[index];
-                Zone { settled: version.settled_if_there(), ..version.zone() }
-            }
+            Some(index) => self.versions[index].zone_if_there(),
             None => self.base_zone(),
         };
         let zone = zone.with_read(begin, end);
@@ -185,18 +301,25 @@ impl Register {
 
     /// A read that returned `value` ended. If only one write can have been seen, it was seen from now on.
     pub(crate) fn end_read(&mut self, value: Value, begin: Tick, end: Tick) -> Result<(), Missing> {
-        let base = self.base.values.contains(&value).then_some(None);
-        let versions = self.versions.iter().enumerate().filter(|(_, version)| version.value == value);
+        let base = &self.base;
+        let base =
+            (base.values.contains(&value) || base.values.contains(&Value::Any) || (base.unknown && !matches!(value, Value::Stamp(_))))
+                .then_some(None);
+        let versions = self.versions.iter().enumerate().filter(|(_, version)| version.value == value || version.value == Value::Any);
         let candidates = base.into_iter().chain(versions.map(|(index, _)| Some(index)));
         let mut admitted = candidates.filter(|candidate| self.admits(*candidate, begin, end));
-        let Some(first) = admitted.next() else { return Err(self.missing(begin)) };
+        let Some(first) = admitted.next() else { return Err(self.missing(value, begin)) };
         if admitted.next().is_some() {
             return Ok(());
         }
         drop(admitted);
         match first {
             None => {
-                self.base.values = vec![value];
+                if !self.base.values.contains(&Value::Any) {
+                    self.base.values.clear();
+                    self.base.values.push(value);
+                    self.base.unknown = false;
+                }
                 self.base.alive = self.base.alive.max(begin);
             }
             Some(index) => {
@@ -208,27 +331,41 @@ impl Register {
         Ok(())
     }
 
-    /// The newest write that a read which began then should have seen.
-    fn missing(&self, begin: Tick) -> Missing {
-        let settled = self.versions.iter().filter(|version| version.zone().settled < begin);
+    /// The newest write that a read which began then should have seen, and did not: it returned `value`.
+    fn missing(&self, value: Value, begin: Tick) -> Missing {
+        let settled = self.versions.iter().filter(|version| version.sequence > 0 && version.zone().settled < begin);
         let newest = settled.max_by_key(|version| (version.zone().alive, version.sequence));
-        Missing { sequence: newest.map(|version| version.sequence), was_seen: newest.is_some_and(|version| version.seen.is_some()) }
+        let sequence = newest.map(|version| version.sequence);
+        let is_old = |version: &Version| version.value == value && Some(version.sequence) != sequence;
+        let held_before = self.beneath.admits(value) || self.base.values.contains(&value) || self.versions.iter().any(is_old);
+        Missing { sequence, was_seen: newest.is_some_and(|version| version.seen.is_some()), held_before }
     }
 
-    /// Whether this write is one of those remembered.
-    pub(crate) fn knows(&self, sequence: u64) -> bool {
-        self.versions.iter().any(|version| version.sequence == sequence)
+    /// Whether a read has returned what this write wrote; `None` if it is not one of those remembered.
+    pub(crate) fn knows(&self, sequence: u64) -> Option<bool> {
+        self.versions.iter().find(|version| version.sequence == sequence).map(|version| version.seen.is_some())
     }
 
-    /// Whether a read has returned what this write wrote.
-    pub(crate) fn was_seen(&self, sequence: u64) -> bool {
-        self.versions.iter().any(|version| version.sequence == sequence && version.seen.is_some())
+    /// This write survives every power cut once it is acknowledged.
+    pub(crate) fn make_stable(&mut self, sequence: u64) {
+        self.versions.iter_mut().filter(|version| version.sequence == sequence).for_each(|version| version.fua = true);
+    }
+
+    /// Whether a write has begun and not ended.
+    pub(crate) fn is_written(&self) -> bool {
+        self.versions.iter().any(|version| version.end == End::Open)
+    }
+
+    /// How many writes are remembered.
+    pub(crate) fn versions(&self) -> usize {
+        self.versions.len()
     }
 
     /// Power was lost: what may be there now is every value that no stable write must come after.
     pub(crate) fn cut_power(&mut self, now: Tick, stability: Stability) {
         let stable = self.stable(stability);
         let mut values = if stable.is_empty() { std::mem::take(&mut self.base.values) } else { Vec::new() };
+        let unknown = stable.is_empty() && self.base.unknown;
         for version in self.versions.drain(..) {
             let settled = version.settled_if_there();
             let is_over = stable.iter().any(|(sequence, new)| *sequence != version.sequence && settled < new.alive);
@@ -236,7 +373,7 @@ impl Register {
                 values.push(version.value);
             }
         }
-        self.base = Base { values, since: now, alive: now };
+        self.base = Base { values, unknown, since: now, alive: now };
     }
 }
 
@@ -246,6 +383,13 @@ mod tests {
     use proptest::prelude::*;
 
     const CACHED: Stability = Stability { always: false, flushed: 0 };
+
+    /// A sector that holds zeroes.
+    fn zeroes() -> Register {
+        let mut register = Register::new();
+        register.reset(Settled::initial(Some(Value::Zeroes)));
+        register
+    }
 
     /// One operation of a history, by what it did and when.
     #[derive(Clone, Copy, Debug)]
@@ -270,7 +414,7 @@ mod tests {
 
     /// Whether the register accepts every read of a history.
     fn accepts(history: &[Step]) -> bool {
-        let mut register = Register::new();
+        let mut register = zeroes();
         let mut moments: Vec<(Tick, usize, bool)> =
             history.iter().enumerate().flat_map(|(index, step)| [(step.begin, index, true), (step.end, index, false)]).collect();
         moments.sort_unstable();
@@ -341,7 +485,7 @@ mod tests {
 
     /// A register with stamps 1, 2, ... written one after the other, the n-th from tick 10n to 10n + 5.
     fn written(count: u64) -> Register {
-        let mut register = Register::new();
+        let mut register = zeroes();
         for stamp in 1..=count {
             register.begin_write(stamp, Value::Stamp(stamp), false, stamp * 10);
             register.end_write(stamp, End::Done(stamp * 10 + 5), 0, CACHED);
@@ -378,7 +522,7 @@ mod tests {
 
     #[test]
     fn of_two_concurrent_stable_writes_the_one_that_was_read_stays() {
-        let mut register = Register::new();
+        let mut register = zeroes();
         for stamp in [1, 2] {
             register.begin_write(stamp, Value::Stamp(stamp), false, stamp);
         }
@@ -402,7 +546,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_any_more_is_forgotten_and_still_refused() {
-        let mut register = Register::new();
+        let mut register = zeroes();
         let stability = Stability { always: true, flushed: 0 };
         for stamp in 1..=1000 {
             register.begin_write(stamp, Value::Stamp(stamp), false, stamp * 10);
@@ -416,7 +560,7 @@ mod tests {
 
     #[test]
     fn a_register_forgets_nothing_that_a_slow_read_can_still_return() {
-        let mut register = Register::new();
+        let mut register = zeroes();
         let stability = Stability { always: true, flushed: 0 };
         for stamp in 1..=100 {
             register.begin_write(stamp, Value::Stamp(stamp), false, stamp * 10);

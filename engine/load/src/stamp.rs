@@ -11,6 +11,7 @@
 
 use crc_fast::{CrcAlgorithm, checksum};
 
+use crate::judge::UNTOUCHED;
 use crate::prng::{Prng, mix};
 
 /// Bytes of one sector, which is the unit that a power cut tears a write into.
@@ -58,6 +59,8 @@ pub enum Found {
         /// The first wrong byte of the filling, or 0 if the header itself is wrong.
         at: usize,
     },
+    /// Nothing but [`UNTOUCHED`]: the read did not fill its memory.
+    Untouched,
     /// Something that no test wrote.
     Strange,
 }
@@ -65,9 +68,9 @@ pub enum Found {
 /// What is wrong with a sector.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wrong {
-    /// It was written, and holds zeroes.
+    /// It holds what nobody has put there: zeroes that were never written, or memory that a read has not filled.
     Uninitialised,
-    /// It holds what no test wrote: uninitialised memory, or somebody else's data.
+    /// It holds what no test wrote: somebody else's data.
     Strange,
     /// It holds parts of two writes, or of a write that was acknowledged as a whole only a part is there.
     Torn,
@@ -97,6 +100,12 @@ impl Stamp {
     #[must_use]
     pub fn encode(&self) -> [u8; SECTOR_BYTES] {
         let mut sector = [0; SECTOR_BYTES];
+        self.encode_into(&mut sector);
+        sector
+    }
+
+    /// Makes `sector` the one that carries this stamp.
+    pub fn encode_into(&self, sector: &mut [u8; SECTOR_BYTES]) {
         sector[..8].copy_from_slice(&MAGIC);
         sector[8..16].copy_from_slice(&self.volume.to_le_bytes());
         sector[16..24].copy_from_slice(&self.lba.to_le_bytes());
@@ -105,10 +114,10 @@ impl Stamp {
         sector[32..40].copy_from_slice(&self.sequence.to_le_bytes());
         sector[40..48].copy_from_slice(&self.start.to_le_bytes());
         sector[48..52].copy_from_slice(&self.sectors.to_le_bytes());
+        sector[CRC_AT..FILLING_AT].fill(0);
         self.filling(&mut sector[FILLING_AT..]);
-        let crc = crc32c(&sector);
+        let crc = u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, sector)).expect("32 bits");
         sector[CRC_AT..FILLING_AT].copy_from_slice(&crc.to_le_bytes());
-        sector
     }
 
     fn filling(&self, into: &mut [u8]) {
@@ -128,7 +137,7 @@ impl Stamp {
             return Found::Zeroes;
         }
         if sector[..8] != MAGIC {
-            return Found::Strange;
+            return if sector.iter().all(|byte| *byte == UNTOUCHED) { Found::Untouched } else { Found::Strange };
         }
         let stamp = Self {
             volume: u64_at(sector, 8),
@@ -171,7 +180,7 @@ impl Wrong {
     /// What it means to find this in a sector of a volume where it should not be.
     pub(crate) fn instead_of(found: Found, volume: u64, lba: u64) -> Self {
         match found {
-            Found::Zeroes => Self::Uninitialised,
+            Found::Zeroes | Found::Untouched => Self::Uninitialised,
             Found::Strange => Self::Strange,
             Found::Torn { .. } => Self::Torn,
             Found::Rotten { at } => Self::Rotten { at },
@@ -180,13 +189,6 @@ impl Wrong {
             Found::Stamped(_) => Self::Lost,
         }
     }
-}
-
-/// CRC32C over a sector, its own four bytes counted as zeroes.
-fn crc32c(sector: &[u8; SECTOR_BYTES]) -> u32 {
-    let mut blank = *sector;
-    blank[CRC_AT..FILLING_AT].fill(0);
-    u32::try_from(checksum(CrcAlgorithm::Crc32Iscsi, &blank)).expect("32 bits")
 }
 
 fn u64_at(sector: &[u8], at: usize) -> u64 {
@@ -210,7 +212,9 @@ mod tests {
     fn the_crc_is_castagnolis() {
         assert_eq!(checksum(CrcAlgorithm::Crc32Iscsi, b"123456789"), 0xe306_9283);
         let sector = stamp().encode();
-        assert_eq!(u32_at(&sector, CRC_AT), crc32c(&sector));
+        let mut blank = sector;
+        blank[CRC_AT..FILLING_AT].fill(0);
+        assert_eq!(u64::from(u32_at(&sector, CRC_AT)), checksum(CrcAlgorithm::Crc32Iscsi, &blank));
     }
 
     #[test]
@@ -220,7 +224,8 @@ mod tests {
         assert_eq!(whole.verify(&whole.encode()), Ok(()));
         assert_eq!(whole.verify(&other.encode()), Err(Wrong::Lost));
         assert_eq!(whole.verify(&[0; SECTOR_BYTES]), Err(Wrong::Uninitialised));
-        assert_eq!(whole.verify(&[0xa5; SECTOR_BYTES]), Err(Wrong::Strange));
+        assert_eq!(whole.verify(&[UNTOUCHED; SECTOR_BYTES]), Err(Wrong::Uninitialised));
+        assert_eq!(whole.verify(&[0x55; SECTOR_BYTES]), Err(Wrong::Strange));
         assert_eq!(whole.verify(&Stamp { lba: 78, ..whole }.encode()), Err(Wrong::Misdirected { lba: 78 }));
         assert_eq!(whole.verify(&Stamp { volume: 8, ..whole }.encode()), Err(Wrong::Foreign { volume: 8 }));
         let mut torn = whole.encode();

@@ -92,5 +92,5 @@ fn a_second_completion_is_found() {
 #[test]
 fn a_buffer_that_no_read_has_filled_is_found() {
     let failure = judge(Sin::SkipsReads);
-    assert!(matches!(failure, Failure::Violation(violation) if violation.wrong == Wrong::Strange), "{failure}");
+    assert!(matches!(failure, Failure::Violation(violation) if violation.wrong == Wrong::Uninitialised), "{failure}");
 }
