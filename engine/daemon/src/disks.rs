@@ -1,4 +1,4 @@
-//! Which bdevs and controllers there are, what they are called, and who uses whom. Knows no parameters of any method.
+//! Which bdevs, controllers and benches there are, what they are called, and who uses whom. Knows no parameters of any method.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use spinel_control::{RpcError, params};
 use spinel_core::Device;
 use uuid::Uuid;
 
+use crate::bench::{BENCHES_MAX, Bench};
 use crate::counts::Counts;
 use crate::kinds::Kind;
 use crate::served::Served;
@@ -46,11 +47,14 @@ impl Bdev {
     }
 }
 
-/// All bdevs and controllers, in the order of their creation: what is made of something comes after it.
+/// All bdevs, controllers and benches, in the order of their creation: what is made of something comes after it.
 #[derive(Default)]
 pub(crate) struct Disks {
     bdevs: Vec<Bdev>,
     controllers: Vec<Served>,
+    benches: Vec<Bench>,
+    /// How many benches there have been.
+    benches_started: u64,
     /// How many mallocs were named by us.
     pub(crate) mallocs_named: u64,
 }
@@ -136,7 +140,9 @@ impl Disks {
         let layers = self.bdevs.iter().filter(|bdev| bdev.kind.base() == Some(name));
         let layers = layers.map(|bdev| format!("bdev '{}' is made of it", bdev.name));
         let controllers = self.controllers.iter().filter(|served| served.bdev == name);
-        layers.chain(controllers.map(|served| format!("controller '{}' serves it", served.name))).collect()
+        let controllers = controllers.map(|served| format!("controller '{}' serves it", served.name));
+        let benches = self.benches.iter().filter(|bench| bench.bdev == name && !bench.is_over());
+        layers.chain(controllers).chain(benches.map(|bench| format!("bench {} runs on it (bdev_bench_stop ends it)", bench.id))).collect()
     }
 
     /// Refuses (-16) what cannot be done with the bdev called exactly `name` while somebody uses it.
@@ -144,6 +150,21 @@ impl Disks {
         match self.users(name).first() {
             None => Ok(()),
             Some(user) => Err(RpcError::errno(errno::BUSY, format!("bdev '{name}' is in use: {user}; delete that first"))),
+        }
+    }
+
+    /// Refuses (-16) a bench that changes what a bdev holds for others, who keep their data there.
+    pub(crate) fn check_unserved(&self, bdev: &Bdev) -> Result<(), RpcError> {
+        let layer = self.bdevs.iter().find(|other| other.kind.base() == Some(&bdev.name));
+        let layer = layer.map(|layer| format!("bdev '{}' is made of it", layer.name));
+        let controller = || self.controllers.iter().find(|served| served.bdev == bdev.name);
+        let controller = || controller().map(|served| format!("controller '{}' serves it", served.name));
+        match layer.or_else(controller) {
+            None => Ok(()),
+            Some(user) => {
+                let message = format!("bdev '{}' is in use: {user}; a job there may only read", bdev.name);
+                Err(RpcError::errno(errno::BUSY, message))
+            }
         }
     }
 
@@ -213,6 +234,10 @@ impl Disks {
             );
             return Err(RpcError::errno(errno::BUSY, message));
         }
+        if let Some(bench) = self.benches.iter().find(|bench| bench.bdev == bdev.name && bench.writes && !bench.is_over()) {
+            let message = format!("bdev '{}' is in use: bench {} writes to it; stop that first", bdev.name, bench.id);
+            return Err(RpcError::errno(errno::BUSY, message));
+        }
         if let Some(served) = self.controllers.iter().find(|served| served.bdev == bdev.name && !served.read_only) {
             tracing::warn!("bdev '{}' is served twice: controller '{}' may write to it, too", bdev.name, served.name);
         }
@@ -230,6 +255,52 @@ impl Disks {
         let served = self.controllers.remove(place);
         tracing::info!("controller '{name}' was deleted");
         Ok(served)
+    }
+
+    /// Every bench that is remembered, in the order of their starts.
+    pub(crate) fn benches(&self) -> &[Bench] {
+        &self.benches
+    }
+
+    /// The bench of this number, to be asked or stopped; -19 if there is none.
+    pub(crate) fn bench_mut(&mut self, id: u64) -> Result<&mut Bench, RpcError> {
+        let bench = self.benches.iter_mut().find(|bench| bench.id == id);
+        bench.ok_or_else(|| RpcError::errno(errno::NO_DEVICE, format!("there is no bench {id}; those that ended are soon forgotten")))
+    }
+
+    /// Refuses another bench if too many run; forgets one that has ended if too many are remembered.
+    pub(crate) fn check_bench_vacant(&mut self) -> Result<(), RpcError> {
+        if self.benches.len() < BENCHES_MAX {
+            return Ok(());
+        }
+        if let Some(place) = self.benches.iter().position(Bench::is_over) {
+            self.benches.remove(place);
+            return Ok(());
+        }
+        Err(RpcError::errno(errno::NO_SPACE, format!("there are {BENCHES_MAX} benches already; stop one first")))
+    }
+
+    /// The number of the bench that starts next.
+    pub(crate) fn next_bench(&self) -> u64 {
+        self.benches_started + 1
+    }
+
+    /// Adds a bench that has started, and answers with its number.
+    pub(crate) fn add_bench(&mut self, bench: Bench) -> u64 {
+        self.benches_started = bench.id;
+        self.benches.push(bench);
+        self.benches_started
+    }
+
+    /// Forgets a bench that was stopped.
+    pub(crate) fn remove_bench(&mut self, id: u64) {
+        self.benches.retain(|bench| bench.id != id);
+    }
+
+    /// Takes benches that have ended from their cores, and forgets those that nobody asked for.
+    pub(crate) fn tidy_benches(&mut self, now_ns: u64) {
+        self.benches.iter_mut().for_each(|bench| bench.settle(now_ns));
+        self.benches.retain(|bench| !bench.is_stale(now_ns));
     }
 
     /// Takes out all controllers.

@@ -2,6 +2,7 @@
 
 mod aio;
 mod bdevs;
+mod bench;
 mod delay;
 mod error;
 mod framework;
@@ -36,6 +37,7 @@ pub(crate) static METHODS: LazyLock<Methods<Engine>> = LazyLock::new(|| {
     let table = about_the_process(table);
     let table = about_bdevs(table);
     let table = of_kinds(table);
+    let table = about_benches(table);
     about_vhost(table)
 });
 
@@ -96,6 +98,15 @@ fn of_kinds(table: Methods<Engine>) -> Methods<Engine> {
         .with("bdev_error_delete", Runtime, error::delete)
         .with("bdev_error_inject_error", Runtime, error::inject)
         .with("bdev_error_resume_pending", Runtime, error::resume_pending)
+}
+
+fn about_benches(table: Methods<Engine>) -> Methods<Engine> {
+    use When::Runtime;
+    table.with("bdev_bench_start", Runtime, bench::start).with("bdev_bench_get", Runtime, bench::get).with(
+        "bdev_bench_stop",
+        Runtime,
+        bench::stop,
+    )
 }
 
 fn about_vhost(table: Methods<Engine>) -> Methods<Engine> {

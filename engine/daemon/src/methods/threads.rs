@@ -8,6 +8,7 @@ use spinel_reactor::Handle;
 use spinel_vhost::{ControllerState, QueueInfo};
 
 use super::Answer;
+use crate::bench::Bench;
 use crate::cores::CoreList;
 use crate::disks::Disks;
 use crate::engine::{Engine, TICK_RATE};
@@ -83,24 +84,24 @@ fn served_state(served: &Served) -> ControllerState {
     served.controller().info().state
 }
 
-/// `thread_get_pollers`: a core polls each of its queues once in every turn.
+/// `thread_get_pollers`: a core polls each of its queues, and each bench, once in every turn.
 pub(super) fn pollers(engine: &Engine, params: Option<&Value>) -> Answer {
     params::none(params)?;
     let disks = engine.disks();
     let queues = queues(&disks);
     let describe = |(index, reactor): (usize, &Handle)| {
         let (name, id, _) = thread(index, reactor);
-        let own = queues.iter().filter(|(_, queue)| queue.core == reactor.mailbox().core());
-        let pollers = own.enumerate().map(
-            |(place, (served, queue))| json!({"name": format!("{}/q{}", served.name, queue.index), "id": place + 1, "state": "running"}),
-        );
+        let core = reactor.mailbox().core();
+        let own = queues.iter().filter(|(_, queue)| queue.core == core).map(|(served, queue)| format!("{}/q{}", served.name, queue.index));
+        let benches = disks.benches().iter().filter(|bench| bench.core() == core && !bench.is_over()).map(Bench::name);
+        let pollers = own.chain(benches).zip(1..).map(|(name, id)| json!({"name": name, "id": id, "state": "running"}));
         json!({"name": name, "id": id, "active_pollers": pollers.collect::<Value>(), "timed_pollers": [], "paused_pollers": []})
     };
     let threads: Value = engine.reactors().iter().enumerate().map(describe).collect();
     Ok(json!({"tick_rate": TICK_RATE, "threads": threads}))
 }
 
-/// `thread_get_io_channels`: a channel for each queue, together for each bdev.
+/// `thread_get_io_channels`: a channel for each queue and each bench, together for each bdev.
 pub(super) fn io_channels(engine: &Engine, params: Option<&Value>) -> Answer {
     params::none(params)?;
     let disks = engine.disks();
@@ -110,6 +111,9 @@ pub(super) fn io_channels(engine: &Engine, params: Option<&Value>) -> Answer {
         let mut channels: BTreeMap<&str, u32> = BTreeMap::new();
         for (served, _) in queues.iter().filter(|(_, queue)| queue.core == reactor.mailbox().core()) {
             *channels.entry(&served.bdev).or_default() += 1;
+        }
+        for bench in disks.benches().iter().filter(|bench| bench.core() == reactor.mailbox().core() && !bench.is_over()) {
+            *channels.entry(&bench.bdev).or_default() += 1;
         }
         let channels: Value = channels.into_iter().map(|(bdev, channels)| json!({"name": bdev, "ref": channels})).collect();
         json!({"name": name, "id": id, "io_channels": channels})

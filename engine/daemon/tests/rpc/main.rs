@@ -1,6 +1,7 @@
 //! The daemon as a process of its own, called over its socket. Knows nothing of what is inside it.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod calls;
 mod guest;
 mod harness;
