@@ -94,6 +94,17 @@ pub fn entries(reports: &[Report]) -> Vec<Entry<'_>> {
             entries.extend(report.runs.iter().map(|run| Entry { label: run.name.clone(), report, run }));
         }
     }
+    unique(entries)
+}
+
+/// Every run of some reports.
+#[must_use]
+pub fn every_run(reports: &[Report]) -> Vec<Entry<'_>> {
+    unique(reports.iter().flat_map(|report| report.runs.iter().map(move |run| Entry { label: run.name.clone(), report, run })).collect())
+}
+
+/// With a number behind every name that was there before.
+fn unique(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for entry in &mut entries {
         let times = seen.entry(entry.label.clone()).or_default();
