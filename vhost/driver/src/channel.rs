@@ -91,10 +91,7 @@ impl VhostChannel {
         if geometry.read_only && op.changes_data() {
             return Some(Status::Protected);
         }
-        // Without a write cache every write is on the medium when it completes.
-        if let Op::Write { fua: true } | Op::WriteZeroes { fua: true, .. } = op
-            && geometry.write_cache
-        {
+        if let Op::Write { fua: true } | Op::WriteZeroes { fua: true, .. } = op {
             return Some(Status::Unsupported);
         }
         let (offset, len_bytes) = (start.0 * u64::from(geometry.block_bytes), u64::from(blocks) * u64::from(geometry.block_bytes));

@@ -35,7 +35,11 @@ impl Disk {
         let blocks = |sectors: u32| sectors / (block_bytes / SECTOR_BYTES);
         let discard_max_blocks = blocks(given(Blk::DISCARD, config.max_discard_sectors.into(), 0));
         let write_zeroes_max_blocks = blocks(given(Blk::WRITE_ZEROES, config.max_write_zeroes_sectors.into(), 0));
-        let transfer_max = given(Blk::SIZE_MAX, config.size_max.into(), TRANSFER_MAX_BYTES).min(TRANSFER_MAX_BYTES);
+        // qemu-storage-daemon offers the limit and then says 0.
+        let transfer_max = match given(Blk::SIZE_MAX, config.size_max.into(), 0) {
+            0 => TRANSFER_MAX_BYTES,
+            size_max => size_max.min(TRANSFER_MAX_BYTES),
+        };
         // Without SEG_MAX a request has one segment.
         let server_segments = u16::try_from(given(Blk::SEG_MAX, config.seg_max.into(), 1)).unwrap_or(u16::MAX);
         let physical_exponent = if has(Blk::TOPOLOGY) { u32::from(config.physical_block_exp) } else { 0 };
@@ -133,5 +137,7 @@ mod tests {
         (odd.size_max, odd.seg_max, odd.physical_block_exp) = (100.into(), 0.into(), 200);
         let geometry = Disk::new(&odd, Blk::all(), 4).unwrap().geometry;
         assert_eq!((geometry.transfer_max_bytes, geometry.segments_max, geometry.physical_block_bytes), (4096, 1, 4096));
+        odd.size_max = 0.into();
+        assert_eq!(Disk::new(&odd, Blk::all(), 4).unwrap().geometry.transfer_max_bytes, TRANSFER_MAX_BYTES);
     }
 }

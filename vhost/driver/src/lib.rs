@@ -7,8 +7,7 @@
 //!
 //! - Buffers lie in the disk's own [`region`](VhostDisk::region), the only memory that the
 //!   server sees; segments of any other are answered `Malformed`.
-//! - virtio-blk has no FUA: on a disk with a write cache, writes that ask for it are
-//!   answered `Unsupported`. Without a write cache every write is on the medium anyway.
+//! - virtio-blk has no FUA: writes that ask for it are answered `Unsupported`.
 //! - The server is trusted as far as the crate below trusts it: one that breaks the rules
 //!   of the ring may stop this process, but not make it touch memory other than the rings.
 //!

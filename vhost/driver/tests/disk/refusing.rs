@@ -8,7 +8,7 @@ use spinel_vhost_driver::{Options, VhostDisk};
 use spinel_volume::{ErrorDevice, Fault, Injection, Target};
 
 use crate::front::Front;
-use crate::host::{BLOCKS, Cached, Host, memory};
+use crate::host::{BLOCKS, Host, memory};
 
 const WRITE: Op = Op::Write { fua: false };
 
@@ -36,15 +36,12 @@ fn a_request_that_makes_no_sense_is_answered_on_the_spot() {
         assert_eq!(front.ask(op, 0, 0, &[]), Status::Malformed);
         assert_eq!(front.ask(op, BLOCKS - 1, 2, &[]), Status::Range);
     }
-    let fua = [Op::Write { fua: true }, Op::WriteZeroes { unmap: false, fua: true }];
-    assert_eq!(front.ask(fua[0], 0, 1, &[one]), Status::Ok, "without a write cache every write is stable");
-    assert_eq!(front.ask(fua[1], 0, 1, &[]), Status::Ok);
 }
 
 #[test]
-fn on_a_disk_with_a_write_cache_fua_is_unsupported() {
+fn fua_which_virtio_does_not_have_is_unsupported() {
     let host = Host::new();
-    let _controller = host.serve(Arc::new(Cached(memory())), 1);
+    let _controller = host.serve(memory(), 1);
     let disk = VhostDisk::connect(&host.socket(), &Options::default()).unwrap();
     let mut front = Front::open(&disk, 1);
     let one = [front.segment(0, 512)];
