@@ -5,6 +5,7 @@
 mod change;
 mod death;
 mod devices;
+mod instrument;
 mod testbed;
 
 use spinel_testbed::daemon::Daemon;
@@ -45,7 +46,7 @@ pub struct Findings {
     pub skipped: Vec<String>,
 }
 
-/// One case: at least one guest, and claims.
+/// One case: at least one guest or other client, and claims.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// Its name on the command line and in logs.
@@ -61,6 +62,7 @@ pub const CASES: &[Case] = &[
     Case { name: "devices", shows: "files, loop devices and memory serve a guest, with blocks of 512 and 4096 bytes", run: devices::run },
     Case { name: "change", shows: "growth, injected errors and a full file system reach a running guest", run: change::run },
     Case { name: "death", shows: "a guest killed with I/O in flight finds its disk again", run: death::run },
+    Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
 ];
 
 impl Case {
@@ -81,6 +83,11 @@ fn is_emulator_panic(error: &(dyn Error + 'static)) -> bool {
 }
 
 impl Bench {
+    /// A program that was built beside the daemon.
+    fn program(&self, name: &str) -> PathBuf {
+        self.spineld.with_file_name(name)
+    }
+
     /// Starts the daemon under test; its log is named after the case.
     fn daemon(&self, case: &str) -> Result<Daemon, Failure> {
         Ok(Daemon::start(&self.spineld, &[], &self.sockets, &self.logs.join(format!("{case}.spineld.log")))?)

@@ -128,6 +128,11 @@ impl Daemon {
         Err(DaemonError::Ended { how, tail: tail(&self.log, 15), log: self.log.clone() })
     }
 
+    /// The daemon's process, to be held, resumed or killed.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     /// Lets the daemon outlive this program, and answers its process id.
     #[must_use]
     pub fn leave_running(self) -> u32 {

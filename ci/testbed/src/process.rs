@@ -169,6 +169,22 @@ impl Process {
         Ok(ended)
     }
 
+    /// Holds the process (SIGSTOP) until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// [`RunError::Wait`] when it has ended.
+    pub fn pause(&self) -> Result<(), RunError> {
+        pidfd_send_signal(&self.pidfd, Signal::STOP).map_err(|errno| self.wait_failed(errno.into()))
+    }
+
+    /// Lets a held process go on (SIGCONT).
+    ///
+    /// # Errors
+    /// [`RunError::Wait`] when it has ended.
+    pub fn resume(&self) -> Result<(), RunError> {
+        pidfd_send_signal(&self.pidfd, Signal::CONT).map_err(|errno| self.wait_failed(errno.into()))
+    }
+
     /// Kills the process and what it has started, at once (SIGKILL), and reaps it.
     pub fn kill(&mut self) {
         // Once reaped, its id may be somebody else's.

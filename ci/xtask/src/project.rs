@@ -51,7 +51,7 @@ impl Project {
 
     /// Builds the programs people run, optimised, and answers the folder they are in.
     pub(crate) fn build_programs(&self, log: &Path, step: &Step) -> Result<PathBuf, Failure> {
-        self.cargo(&["build", "--release", "-p", "spinel-daemon", "-p", "spinelctl"], &[], log, step)?;
+        self.cargo(&["build", "--release", "-p", "spinel-daemon", "-p", "spinelctl", "-p", "spinelbench"], &[], log, step)?;
         Ok(self.target.join("release"))
     }
 }

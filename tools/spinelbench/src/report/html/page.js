@@ -40,8 +40,9 @@
     return digits(number);
   };
   const percent = (nines) => {
-    const places = Math.max(0, Math.ceil(nines - 2 + 0.7));
-    return `${(100 - 100 * 10 ** -nines).toFixed(Math.min(places, 7))} %`;
+    // A whole number of nines is written with just those.
+    const places = Number.isInteger(nines) ? nines - 2 : Math.ceil(nines - 2 + 0.7);
+    return `${Number((100 - 100 * 10 ** -nines).toFixed(Math.min(Math.max(0, places), 9)))} %`;
   };
   const clock = (s) => {
     if (s < 120) return `${digits(s)} s`;
@@ -97,7 +98,7 @@
     const paint = () => {
       const width = Math.max(280, host.clientWidth);
       const height = Math.round(Math.min(380, Math.max(230, width * 0.4)));
-      const box = { left: 62, right: width - (width < 560 ? 14 : 62), top: 14, bottom: height - 44, width, height };
+      const box = { left: 62, right: width - (width < 560 ? 14 : 62), top: 14, bottom: height - 46, width, height };
       host.replaceChildren();
       tip.hidden = true;
       const canvas = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": describe });
@@ -178,10 +179,10 @@
     }
     for (const tick of x.ticks) {
       canvas.append(svg("line", { class: "grid", x1: x.at(tick), x2: x.at(tick), y1: box.top, y2: box.bottom }));
-      canvas.append(svg("text", { x: x.at(tick), y: box.bottom + 17, "text-anchor": "middle" }, x.text(tick)));
+      canvas.append(svg("text", { x: x.at(tick), y: box.bottom + 19, "text-anchor": "middle" }, x.text(tick)));
     }
     canvas.append(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
-    canvas.append(svg("text", { x: (box.left + box.right) / 2, y: box.bottom + 37, "text-anchor": "middle" }, x.title));
+    canvas.append(svg("text", { x: (box.left + box.right) / 2, y: box.bottom + 39, "text-anchor": "middle" }, x.title));
   };
 
   // A path through the points; null breaks it. A point alone between two gaps becomes a dot.
@@ -245,7 +246,7 @@
         y.text = time;
         const x = { at: linear(0, nines, box.left, box.right), title: "percentile", ticks: [], text: (tick) => percent(tick) };
         for (let tick = 0; tick <= nines; tick++) x.ticks.push(tick);
-        if ((box.right - box.left) / nines > 190) x.ticks.splice(1, 0, Math.log10(2));
+        if ((box.right - box.left) / nines > 130) x.ticks.splice(1, 0, Math.log10(2));
         if ((box.right - box.left) / nines < 62) x.ticks = x.ticks.filter((tick) => tick !== 0 || nines < 5);
         frame(canvas, box, x, y);
         for (const run of runs) curve(canvas, run.curves[state.kind].map(([at, ns]) => [x.at(at), y.at(Math.max(ns, y.from))]), run.colour, METRICS[0]);
