@@ -3,16 +3,19 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use spinel_core::mem::{MapError, Region, Regions, Segment};
 use spinel_core::{
-    Armed, Channel, Completions, Core, Device, Geometry, Instant, Lba, OPS, Op, OpKind, OpenError, Request, Slots, Status, Tag,
+    Armed, Channel, Completion, Completions, Core, Device, Geometry, Instant, Lba, OPS, Op, OpKind, OpenError, Request, Slots, Status, Tag,
 };
 
 use crate::ended::Ended;
 use crate::rule::{Fault, Rule};
+
+mod plant;
+use plant::Image;
 
 /// Which requests an injection concerns. Write-zeroes are never touched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +57,18 @@ pub enum InjectError {
         /// What was asked for.
         target: Target,
     },
+    /// The operation writes nothing.
+    #[error("a {target:?} writes nothing that could go astray; use write or all")]
+    WriteTarget {
+        /// What was asked for.
+        target: Target,
+    },
+    /// The operation returns nothing.
+    #[error("a {target:?} returns nothing that could be stale; use read or all")]
+    ReadTarget {
+        /// What was asked for.
+        target: Target,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -66,27 +81,12 @@ struct Shared {
     injecting: std::sync::Mutex<()>,
 }
 
-/// Byte `i` is `i`. A write is corrupted by pointing one byte of it in here, so that the
-/// guest's memory stays as it is. One for the process: it is announced to cores for good.
-static BYTES: OnceLock<Arc<Region>> = OnceLock::new();
-
-fn bytes() -> Result<Arc<Region>, MapError> {
-    if BYTES.get().is_none() {
-        let region = Region::anonymous(256)?;
-        for value in 0..=u8::MAX {
-            region.write(u64::from(value), &[value]).expect("256 bytes were asked for");
-        }
-        let _ = BYTES.set(region);
-    }
-    Ok(Arc::clone(BYTES.get().expect("set above or by another thread")))
-}
-
 /// A device that passes everything to its child except what was injected.
 ///
 /// Its geometry is the child's, but for two segments: a corrupted write needs them.
 pub struct ErrorDevice {
     child: Arc<dyn Device>,
-    bytes: Arc<Region>,
+    region: Arc<Region>,
     shared: Arc<Shared>,
 }
 
@@ -109,7 +109,7 @@ impl ErrorDevice {
     /// If the child takes fewer than three segments, which no device of ours does.
     pub fn new(child: Arc<dyn Device>) -> Result<Self, MapError> {
         assert!(child.geometry().segments_max > SEGMENTS_EXTRA, "a child must take at least three segments");
-        Ok(Self { child, bytes: bytes()?, shared: Arc::default() })
+        Ok(Self { child, region: plant::region()?, shared: Arc::default() })
     }
 
     /// Injects a fault for the next matching requests on any core.
@@ -118,22 +118,24 @@ impl ErrorDevice {
     /// [`InjectError`] when it could not have an effect; nothing is changed then.
     pub fn inject(&self, injection: Injection) -> Result<(), InjectError> {
         let Injection { target, fault, count, queue_depth } = injection;
-        let corrupts = match fault {
-            Fault::Corrupt { value: 0, .. } => return Err(InjectError::CorruptValue),
-            Fault::Corrupt { .. } if matches!(target, Target::Discard | Target::Flush) => {
-                return Err(InjectError::CorruptTarget { target });
-            }
-            Fault::Corrupt { .. } => true,
-            _ => false,
-        };
-        let kinds: &[OpKind] = match target {
+        let asked: &[OpKind] = match target {
             Target::Read => &[OpKind::Read],
             Target::Write => &[OpKind::Write],
             Target::Discard => &[OpKind::Discard],
             Target::Flush => &[OpKind::Flush],
-            Target::All if corrupts => &[OpKind::Read, OpKind::Write],
             Target::All => &[OpKind::Read, OpKind::Write, OpKind::Discard, OpKind::Flush],
         };
+        let (possible, refusal): (&[OpKind], _) = match fault {
+            Fault::Corrupt { value: 0, .. } => return Err(InjectError::CorruptValue),
+            Fault::Corrupt { .. } => (&[OpKind::Read, OpKind::Write], InjectError::CorruptTarget { target }),
+            Fault::StaleRead => (&[OpKind::Read], InjectError::ReadTarget { target }),
+            fault if fault.is_of_writes() => (&[OpKind::Write], InjectError::WriteTarget { target }),
+            _ => (asked, InjectError::CorruptValue),
+        };
+        let kinds = asked.iter().filter(|kind| possible.contains(kind));
+        if kinds.clone().next().is_none() {
+            return Err(refusal);
+        }
         let _turn = self.shared.injecting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for kind in kinds {
             self.shared.rules[kind.index()].set(fault, count, queue_depth);
@@ -177,13 +179,15 @@ impl Device for ErrorDevice {
             return Err(OpenError::Gone);
         }
         let child = self.child.open(core, depth)?;
-        core.map(Arc::clone(&self.bytes));
+        core.map(Arc::clone(&self.region));
         let segments_max = usize::from(self.geometry().segments_max);
         let slots = usize::from(depth);
         Ok(Box::new(ErrorChannel {
             child,
             regions: core.regions(),
-            bytes: Arc::clone(&self.bytes),
+            device: Arc::clone(&self.child),
+            region: Arc::clone(&self.region),
+            images: Vec::with_capacity(IMAGES_MAX),
             resumed: self.shared.resumed.load(Ordering::Acquire),
             shared: Arc::clone(&self.shared),
             slots: Slots::new(slots),
@@ -223,6 +227,20 @@ impl Spot {
     }
 }
 
+/// What a request does beyond being passed on.
+#[derive(Clone, Copy, PartialEq)]
+enum Plan {
+    Pass,
+    /// A read that is to return what images have.
+    Stale,
+    /// The old content of a write is being read; then the write is done, whole or torn.
+    Capture {
+        tear: bool,
+    },
+    /// The write whose old content was read is being done.
+    Replace,
+}
+
 /// A request from its submission until it ended.
 #[derive(Clone, Copy)]
 struct Flight {
@@ -232,15 +250,35 @@ struct Flight {
     blocks: u32,
     /// What to change when a read has ended.
     spot: Option<Spot>,
+    plan: Plan,
+}
+
+/// Old contents that a channel keeps at most, so that others have some too.
+const IMAGES_MAX: usize = 8;
+
+/// Whether a request can suffer a fault.
+fn can(fault: Fault, flight: &Flight, device: &dyn Device, images: &[(Tag, Image)]) -> bool {
+    let Flight { start, blocks, .. } = *flight;
+    match fault {
+        Fault::MisdirectWrite => plant::astray(start, blocks, device.geometry().block_count).is_some(),
+        Fault::TearWrite => blocks > 1 || (blocks == 1 && device.geometry().block_bytes > 512),
+        Fault::StaleRead => images.iter().any(|(_, image)| image.old && image.meets(start, blocks)),
+        _ => true,
+    }
 }
 
 struct ErrorChannel {
     child: Box<dyn Channel>,
+    /// The child as a device, which knows how large it is.
+    device: Arc<dyn Device>,
     regions: Rc<Regions>,
-    bytes: Arc<Region>,
+    /// See [`plant::region`].
+    region: Arc<Region>,
+    /// Old contents: of writes being done, and while stale reads are injected also of those that were.
+    images: Vec<(Tag, Image)>,
     shared: Arc<Shared>,
     slots: Slots<Flight>,
-    /// By slot: the segments of a pending request, which were only lent.
+    /// By slot: the segments, which were only lent, of requests that need them after their submission.
     segments: Box<[Vec<Segment>]>,
     /// Slots of pending requests, the oldest first.
     pending: VecDeque<Tag>,
@@ -258,14 +296,39 @@ struct ErrorChannel {
 }
 
 impl ErrorChannel {
-    /// Sends a request where the rules want it; answers whether it is pending now.
+    /// Sends a request where the rules want it; answers whether its segments will be needed again.
     fn route(&mut self, slot: Tag, at: Instant, segments: &[Segment]) -> bool {
         let flight = *self.slots.get(slot).expect("its slot was filled before");
-        match self.shared.rules[flight.op.kind().index()].take(self.below) {
+        let stale = self.shared.rules[OpKind::Read.index()].is(Fault::StaleRead);
+        if !stale && !self.images.is_empty() {
+            self.images.retain(|(_, image)| !image.old);
+        }
+        let fault = self.shared.rules[flight.op.kind().index()].take(self.below, |fault| can(fault, &flight, &*self.device, &self.images));
+        match fault {
+            None if stale && flight.op.kind() == OpKind::Write => return self.capture(slot, at, segments, false),
             None => self.pass(slot, at, segments),
             Some(Fault::Corrupt { offset, value }) => self.pass_corrupt(slot, at, segments, Spot::find(segments, offset, value)),
             Some(Fault::Failure) => self.end(slot, Status::Medium),
             Some(Fault::NoMemory) => self.end(slot, Status::Capacity),
+            Some(Fault::LoseWrite) => self.end(slot, Status::Ok),
+            Some(Fault::MisdirectWrite) => {
+                let astray = plant::astray(flight.start, flight.blocks, self.device.geometry().block_count);
+                self.pass_as(slot, at, flight.op, astray.unwrap_or(flight.start), flight.blocks, segments);
+            }
+            Some(Fault::TearWrite) if flight.blocks == 1 => return self.capture(slot, at, segments, true),
+            Some(Fault::TearWrite) => {
+                let blocks = flight.blocks / 2;
+                let bytes = u64::from(blocks) * u64::from(self.device.geometry().block_bytes);
+                let mut scratch = std::mem::take(&mut self.scratch);
+                plant::prefix(segments, bytes, &mut scratch);
+                self.pass_as(slot, at, flight.op, flight.start, blocks, &scratch);
+                self.scratch = scratch;
+            }
+            Some(Fault::StaleRead) => {
+                self.slots.get_mut(slot).expect("as above").plan = Plan::Stale;
+                self.pass(slot, at, segments);
+                return true;
+            }
             Some(Fault::Pending) if self.shared.closed.load(Ordering::Acquire) => self.end(slot, Status::Aborted),
             Some(Fault::Pending) => {
                 self.pending.push_back(slot);
@@ -275,6 +338,54 @@ impl ErrorChannel {
         false
     }
 
+    /// Reads what a write is about to replace, and does the write afterwards. Without memory for that, it is done right away.
+    fn capture(&mut self, slot: Tag, at: Instant, segments: &[Segment], tear: bool) -> bool {
+        let flight = self.slots.get_mut(slot).expect("its slot was filled before");
+        let Flight { start, blocks, .. } = *flight;
+        let image = Some(&self.images).filter(|images| images.len() < IMAGES_MAX);
+        let Some(image) = image.and_then(|_| Image::claim(start, blocks, self.device.geometry().block_bytes)) else {
+            self.pass(slot, at, segments);
+            return false;
+        };
+        flight.plan = Plan::Capture { tear };
+        let into = image.segment(&self.region, 0);
+        self.images.push((slot, image));
+        self.pass_as(slot, at, Op::Read, start, blocks, &[into]);
+        true
+    }
+
+    /// The old content was read: now the write.
+    fn replace(&mut self, slot: Tag, now: Instant, status: Status, tear: bool) {
+        let segments = std::mem::take(&mut self.segments[slot.index()]);
+        self.slots.get_mut(slot).expect("it is in flight").plan = Plan::Replace;
+        let image = self.images.iter().find(|(of, image)| *of == slot && !image.old);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        match image {
+            Some((_, image)) if tear && status == Status::Ok => {
+                // Half of the block is new.
+                let half = self.device.geometry().block_bytes / 2;
+                plant::prefix(&segments, half.into(), &mut scratch);
+                scratch.push(image.segment(&self.region, half));
+                self.pass(slot, now, &scratch);
+            }
+            _ => self.pass(slot, now, &segments),
+        }
+        self.scratch = scratch;
+        self.segments[slot.index()] = segments;
+        // What is not known to be there before is not handed out after.
+        if tear || status != Status::Ok {
+            self.images.retain(|(of, image)| *of != slot || image.old);
+        }
+    }
+
+    /// A write whose old content was kept has ended.
+    fn replaced(&mut self, slot: Tag, status: Status) {
+        match self.images.iter_mut().find(|(of, image)| *of == slot && !image.old) {
+            Some((_, image)) if status == Status::Ok => image.old = true,
+            _ => self.images.retain(|(of, image)| *of != slot || image.old),
+        }
+    }
+
     fn end(&mut self, slot: Tag, status: Status) {
         let flight = self.slots.take(slot);
         self.ended.push(flight.tag, status);
@@ -282,6 +393,10 @@ impl ErrorChannel {
 
     fn pass(&mut self, slot: Tag, at: Instant, segments: &[Segment]) {
         let Flight { op, start, blocks, .. } = *self.slots.get(slot).expect("its slot was filled before");
+        self.pass_as(slot, at, op, start, blocks, segments);
+    }
+
+    fn pass_as(&mut self, slot: Tag, at: Instant, op: Op, start: Lba, blocks: u32, segments: &[Segment]) {
         self.below += 1;
         self.child.submit(Request { tag: slot, op, at, start, blocks, segments });
     }
@@ -306,7 +421,7 @@ impl ErrorChannel {
         let Spot { segment, skip, index, value } = spot;
         let mut byte = [0];
         self.regions.read(&segment, skip, &mut byte).ok()?;
-        let changed = self.bytes.segment(u64::from(byte[0] ^ value), 1).ok()?;
+        let changed = self.region.segment(u64::from(byte[0] ^ value), 1).ok()?;
         let (before, rest) = segment.split_at(skip);
         let (_, after) = rest.split_at(1);
         self.scratch.clear();
@@ -314,6 +429,31 @@ impl ErrorChannel {
         self.scratch.extend([before, changed, after].iter().filter(|part| part.len_bytes() > 0));
         self.scratch.extend_from_slice(&segments[index + 1..]);
         Some(())
+    }
+
+    /// The child has done a request.
+    fn finish(&mut self, slot: Tag, status: Status) {
+        let flight = self.slots.take(slot);
+        if let Some(Spot { segment, skip, value, .. }) = flight.spot
+            && status == Status::Ok
+        {
+            let mut byte = [0];
+            // The child has just filled this memory; should it be gone, there is nothing left to corrupt.
+            let _ = self.regions.read(&segment, skip, &mut byte);
+            let _ = self.regions.write(&segment, skip, &[byte[0] ^ value]);
+        }
+        if flight.plan != Plan::Pass {
+            let segments = &mut self.segments[slot.index()];
+            if flight.plan == Plan::Stale && status == Status::Ok {
+                let old = self.images.iter().filter(|(_, image)| image.old);
+                old.for_each(|(_, image)| image.show(&self.region, &self.regions, flight.start, flight.blocks, segments));
+            }
+            segments.clear();
+            if flight.plan == Plan::Replace {
+                self.replaced(slot, status);
+            }
+        }
+        self.ended.push(flight.tag, status);
     }
 
     /// Lets what was pending at the last resumption continue, or end if the device is going away.
@@ -331,13 +471,13 @@ impl ErrorChannel {
             self.resuming -= 1;
             let slot = self.pending.pop_front().expect("as many as were counted");
             let mut segments = std::mem::take(&mut self.segments[slot.index()]);
-            let pending_again = if closed {
+            let needed_again = if closed {
                 self.end(slot, Status::Aborted);
                 false
             } else {
                 self.route(slot, now, &segments)
             };
-            if !pending_again {
+            if !needed_again {
                 segments.clear();
             }
             self.segments[slot.index()] = segments;
@@ -356,7 +496,7 @@ impl Channel for ErrorChannel {
         if segments.len() > self.segments_max {
             return self.ended.push(tag, Status::Malformed);
         }
-        let slot = self.slots.put(Flight { tag, op, start, blocks, spot: None });
+        let slot = self.slots.put(Flight { tag, op, start, blocks, spot: None, plan: Plan::Pass });
         if self.route(slot, at, segments) {
             self.segments[slot.index()].extend_from_slice(segments);
         }
@@ -370,18 +510,20 @@ impl Channel for ErrorChannel {
         self.resume(now);
         self.batch.clear();
         self.child.poll(now, &mut self.batch);
-        for completion in self.batch.as_slice() {
-            let flight = self.slots.take(completion.tag);
+        let mut kick = false;
+        for index in 0..self.batch.as_slice().len() {
+            let Completion { tag: slot, status } = self.batch.as_slice()[index];
             self.below -= 1;
-            if let Some(Spot { segment, skip, value, .. }) = flight.spot
-                && completion.status == Status::Ok
-            {
-                let mut byte = [0];
-                // The child has just filled this memory; should it be gone, there is nothing left to corrupt.
-                let _ = self.regions.read(&segment, skip, &mut byte);
-                let _ = self.regions.write(&segment, skip, &[byte[0] ^ value]);
+            if let Plan::Capture { tear } = self.slots.get(slot).expect("it was in flight").plan {
+                // Its end has made room below.
+                self.replace(slot, now, status, tear);
+                kick = true;
+            } else {
+                self.finish(slot, status);
             }
-            self.ended.push(flight.tag, completion.status);
+        }
+        if kick {
+            self.child.kick();
         }
         self.ended.drain(done);
     }

@@ -18,12 +18,32 @@ pub enum Fault {
     },
     /// It is not done, and ends with [`Status::Capacity`](spinel_core::Status::Capacity): a submitter that retries such a request will see it done.
     NoMemory,
+    /// A write is done at other blocks of the device, further on, and acknowledged. One that covers the whole device is not taken.
+    MisdirectWrite,
+    /// A write is not done, and acknowledged.
+    LoseWrite,
+    /// The first part of a write is done, and all of it acknowledged. Of a single block the part is sectors of 512 bytes, of more it is blocks; a write of 512 bytes is not taken.
+    TearWrite,
+    /// A read returns what blocks held before the last write to them. While it is injected, the old content of writes is
+    /// kept, of at most 64 KiB each, 8 by a channel and 64 in all; a read on the same channel that meets one of them is taken.
+    StaleRead,
+}
+
+impl Fault {
+    /// Whether only writes can suffer it.
+    pub(crate) fn is_of_writes(self) -> bool {
+        matches!(self, Self::MisdirectWrite | Self::LoseWrite | Self::TearWrite)
+    }
 }
 
 const FAILURE: u64 = 0;
 const PENDING: u64 = 1;
 const NO_MEMORY: u64 = 2;
 const CORRUPT: u64 = 3;
+const MISDIRECT_WRITE: u64 = 4;
+const LOSE_WRITE: u64 = 5;
+const TEAR_WRITE: u64 = 6;
+const STALE_READ: u64 = 7;
 
 /// What is injected for one kind of request: replaced by control threads, counted down by all cores.
 ///
@@ -49,6 +69,10 @@ impl Rule {
             Fault::Failure => (FAILURE, 0),
             Fault::Pending => (PENDING, 0),
             Fault::NoMemory => (NO_MEMORY, 0),
+            Fault::MisdirectWrite => (MISDIRECT_WRITE, 0),
+            Fault::LoseWrite => (LOSE_WRITE, 0),
+            Fault::TearWrite => (TEAR_WRITE, 0),
+            Fault::StaleRead => (STALE_READ, 0),
             Fault::Corrupt { offset, value } => (CORRUPT | u64::from(value) << 8, offset),
         };
         self.fault.store(code, Ordering::Release);
@@ -63,6 +87,10 @@ impl Rule {
             FAILURE => Fault::Failure,
             PENDING => Fault::Pending,
             NO_MEMORY => Fault::NoMemory,
+            MISDIRECT_WRITE => Fault::MisdirectWrite,
+            LOSE_WRITE => Fault::LoseWrite,
+            TEAR_WRITE => Fault::TearWrite,
+            STALE_READ => Fault::StaleRead,
             _ => Fault::Corrupt { offset: self.offset.load(Ordering::Acquire), value },
         }
     }
@@ -79,10 +107,18 @@ impl Rule {
         self.ticket.compare_exchange(ticket, ticket - 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// What a request suffers. Another core's success is the only thing that makes it look again.
-    pub(crate) fn take(&self, below: u64) -> Option<Fault> {
+    /// Whether this fault is injected, and not used up.
+    pub(crate) fn is(&self, wanted: Fault) -> bool {
+        self.look(u64::MAX).is_some_and(|(_, fault)| fault == wanted)
+    }
+
+    /// What a request suffers that `can` suffer it. Another core's success is the only thing that makes it look again.
+    pub(crate) fn take(&self, below: u64, mut can: impl FnMut(Fault) -> bool) -> Option<Fault> {
         loop {
             let (ticket, fault) = self.look(below)?;
+            if !can(fault) {
+                return None;
+            }
             if self.claim(ticket) {
                 return Some(fault);
             }
@@ -104,7 +140,7 @@ mod tests {
             let mut taken = 0_u32;
             loop {
                 let last_round = stop.load(Ordering::Acquire);
-                while rule.take(0).is_some() {
+                while rule.take(0, |_| true).is_some() {
                     taken += 1;
                 }
                 if last_round {
@@ -136,7 +172,8 @@ mod tests {
             assert_eq!(seen, fault(value));
             rule.set(fault(value + 1), 1, 0);
             assert!(!rule.claim(ticket), "the look saw what is no longer injected");
-            assert_eq!((rule.take(0), rule.take(0)), (Some(fault(value + 1)), None));
+            let take = || rule.take(0, |_| true);
+            assert_eq!((rule.take(0, |_| false), take(), take()), (None, Some(fault(value + 1)), None));
         }
     }
 }

@@ -222,7 +222,7 @@ pub(crate) struct Inject {
     pub(crate) name: String,
     /// Which requests: read, write, unmap, flush or all; clear ends what was asked before.
     pub(crate) operation: String,
-    /// What happens to them: failure, pending, corrupt_data or nomem.
+    /// What happens to them: failure, pending, corrupt_data or nomem; or without an error misdirect_write, lose_write, tear_write or stale_read.
     #[arg(default_value = "failure")]
     pub(crate) error: String,
     /// To how many.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use spinel_control::RpcError;
 use spinel_control::params::{self, Inert};
@@ -42,7 +42,7 @@ pub(super) fn delete(engine: &Engine, params: Option<&Value>) -> Answer {
 }
 
 /// SPDK's names of what is injected into.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum IoType {
     Clear,
@@ -53,7 +53,7 @@ enum IoType {
     All,
 }
 
-/// SPDK's names of what is injected.
+/// SPDK's names of what is injected, then our own of what a disk does wrong without saying so.
 #[derive(Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ErrorType {
@@ -62,6 +62,10 @@ enum ErrorType {
     CorruptData,
     Nomem,
     NvmeFailure,
+    MisdirectWrite,
+    LoseWrite,
+    TearWrite,
+    StaleRead,
 }
 
 #[derive(Deserialize)]
@@ -94,8 +98,12 @@ pub(super) fn inject(engine: &Engine, params: Option<&Value>) -> Answer {
         ErrorType::Pending => Fault::Pending,
         ErrorType::Nomem => Fault::NoMemory,
         ErrorType::CorruptData => Fault::Corrupt { offset: inject.corrupt_offset, value: inject.corrupt_value },
+        ErrorType::MisdirectWrite => Fault::MisdirectWrite,
+        ErrorType::LoseWrite => Fault::LoseWrite,
+        ErrorType::TearWrite => Fault::TearWrite,
+        ErrorType::StaleRead => Fault::StaleRead,
         ErrorType::NvmeFailure => {
-            let must_be = "one of \"failure\", \"pending\", \"corrupt_data\", \"nomem\"; NVMe's own errors are not built";
+            let must_be = "one of \"failure\", \"pending\", \"corrupt_data\", \"nomem\", \"misdirect_write\", \"lose_write\", \"tear_write\", \"stale_read\"; NVMe's own errors are not built";
             return Err(params::refuse("error_type", "nvme_failure", must_be));
         }
     };
@@ -116,9 +124,12 @@ pub(super) fn inject(engine: &Engine, params: Option<&Value>) -> Answer {
 }
 
 fn refuse(inject: &Inject, error: InjectError) -> RpcError {
+    let io_type = || serde_json::to_value(inject.io_type).unwrap_or_default();
     match error {
         InjectError::CorruptValue => params::refuse("corrupt_value", inject.corrupt_value, "1 to 255, or no byte would change"),
         InjectError::CorruptTarget { .. } => params::refuse("error_type", "corrupt_data", error),
+        InjectError::WriteTarget { .. } => params::refuse("io_type", io_type(), "\"write\" or \"all\" for a fault of writes"),
+        InjectError::ReadTarget { .. } => params::refuse("io_type", io_type(), "\"read\" or \"all\" for a fault of reads"),
     }
 }
 

@@ -117,6 +117,8 @@ fn parameters_that_will_not_do_are_named_with_their_value() {
             inject(json!({"error_type": "corrupt_data", "corrupt_value": 1, "io_type": "flush"})),
             &["error_type"],
         ),
+        (-32602, "bdev_error_inject_error", inject(json!({"error_type": "lose_write"})), &["io_type", "read", "write"]),
+        (-32602, "bdev_error_inject_error", inject(json!({"error_type": "stale_read", "io_type": "write"})), &["io_type", "write", "read"]),
         (-32602, "bdev_error_inject_error", inject(json!({"nvme_sct": 1})), &["nvme_sct"]),
         (-32602, "bdev_enable_histogram", json!({"name": "null", "enable": true, "opc": "compare"}), &["opc", "compare", "write_zeroes"]),
         (-32602, "bdev_enable_histogram", json!({"name": "null", "enable": true, "granularity": 5}), &["granularity", "7"]),

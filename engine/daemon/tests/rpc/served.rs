@@ -103,6 +103,16 @@ fn an_injected_error_fails_exactly_the_requests_it_was_meant_for() {
 }
 
 #[test]
+fn faults_without_an_error_are_injected_by_names_of_our_own() {
+    let (daemon, mut guest) = serving(faulty, "EE_m");
+    for (io_type, error_type) in [("write", "misdirect_write"), ("all", "lose_write"), ("write", "tear_write"), ("read", "stale_read")] {
+        inject(&daemon, io_type, error_type);
+    }
+    guest.write_zeroes(512);
+    assert_eq!(guest.ended(), 0, "zeroes are never touched");
+}
+
+#[test]
 fn a_request_held_back_is_in_flight_until_it_is_resumed() {
     let (daemon, mut guest) = serving(faulty, "EE_m");
     inject(&daemon, "flush", "pending");

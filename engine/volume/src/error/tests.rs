@@ -1,7 +1,6 @@
 //! Failures on order: which requests they take, how they end, and how held ones come back.
 
 use super::*;
-use spinel_core::Completion;
 use spinel_sim::{Prng, Rig};
 
 use crate::{MemoryDevice, Shape};
@@ -17,8 +16,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(Shape::new(512, 64))
+    }
+
+    fn of(shape: Shape) -> Self {
         let mut rig = Rig::new(Prng::new(1), 1 << 16);
-        let device = ErrorDevice::new(Arc::new(MemoryDevice::new(Shape::new(512, 64)).unwrap())).unwrap();
+        let device = ErrorDevice::new(Arc::new(MemoryDevice::new(shape).unwrap())).unwrap();
         let channel = device.open(&mut rig.core, 4).unwrap();
         Self { rig, device, channel }
     }
@@ -51,6 +54,28 @@ impl Bench {
         self.rig.memory.read(0, &mut bytes[..100]).unwrap();
         self.rig.memory.read(1000, &mut bytes[100..]).unwrap();
         bytes
+    }
+
+    /// Writes blocks full of one byte, from memory that lies in two pieces.
+    fn write(&mut self, start: u64, blocks: u32, byte: u8) -> Status {
+        let len_bytes = blocks * self.device.geometry().block_bytes;
+        self.rig.memory.write(0, &vec![byte; 1 << 16]).unwrap();
+        let segments = [self.rig.segment(0, 100), self.rig.segment(1000, len_bytes - 100)];
+        self.rig.ask(&mut *self.channel, WRITE, start, blocks, &segments).unwrap()
+    }
+
+    /// The first byte of every 512 of some blocks, read into memory that lies in two pieces.
+    fn read(&mut self, start: u64, blocks: u32) -> Vec<u8> {
+        let len_bytes = blocks * self.device.geometry().block_bytes;
+        let segments = [self.rig.segment(0, 100), self.rig.segment(1000, len_bytes - 100)];
+        self.rig.memory.write(0, &vec![0xa5; 1 << 16]).unwrap();
+        assert_eq!(self.rig.ask(&mut *self.channel, Op::Read, start, blocks, &segments), Ok(Status::Ok));
+        let mut bytes = vec![0; len_bytes as usize];
+        let (first, rest) = bytes.split_at_mut(100);
+        self.rig.memory.read(0, first).unwrap();
+        self.rig.memory.read(1000, rest).unwrap();
+        assert!(bytes.chunks(512).all(|sector| sector.iter().all(|byte| *byte == sector[0])), "sectors are of one write");
+        bytes.chunks(512).map(|sector| sector[0]).collect()
     }
 
     fn fill(&self, byte: u8) {
@@ -208,4 +233,90 @@ fn more_segments_than_the_geometry_says_are_refused() {
     assert_eq!(bench.rig.ask(&mut *bench.channel, WRITE, 0, 1, &segments), Ok(Status::Ok));
     segments.push(bench.rig.segment(0, 0));
     assert_eq!(bench.rig.ask(&mut *bench.channel, WRITE, 0, 1, &segments), Ok(Status::Malformed));
+}
+
+#[test]
+fn a_lost_write_is_acknowledged_and_not_done() {
+    let mut bench = Bench::new();
+    bench.inject(Target::Write, Fault::LoseWrite, 1);
+    assert_eq!((bench.write(3, 2, 7), bench.read(3, 2)), (Status::Ok, vec![0, 0]));
+    assert_eq!((bench.write(3, 2, 8), bench.read(3, 2)), (Status::Ok, vec![8, 8]));
+}
+
+#[test]
+fn a_misdirected_write_is_done_further_on_and_inside_the_device() {
+    let mut bench = Bench::new();
+    bench.inject(Target::All, Fault::MisdirectWrite, 2);
+    assert_eq!((bench.write(3, 2, 7), bench.read(2, 6)), (Status::Ok, vec![0, 0, 0, 7, 7, 0]));
+    assert_eq!((bench.write(62, 2, 8), bench.read(58, 6)), (Status::Ok, vec![0, 0, 8, 8, 0, 0]));
+    assert_eq!((bench.write(62, 2, 9), bench.read(62, 2)), (Status::Ok, vec![9, 9]));
+    bench.inject(Target::Write, Fault::MisdirectWrite, 1);
+    assert_eq!((bench.write(0, 64, 5), bench.read(0, 64)), (Status::Ok, vec![5; 64]), "there is nowhere else");
+    assert_eq!(bench.rig.ask(&mut *bench.channel, WRITE, 64, 1, &[bench.rig.segment(0, 512)]), Ok(Status::Range));
+    assert_eq!((bench.write(0, 1, 6), bench.read(0, 2)), (Status::Ok, vec![5, 6]), "it waited for one that it can do");
+}
+
+#[test]
+fn a_torn_write_is_done_in_its_first_part() {
+    let mut bench = Bench::new();
+    bench.write(0, 8, 1);
+    bench.inject(Target::Write, Fault::TearWrite, 2);
+    assert_eq!((bench.write(0, 1, 2), bench.read(0, 2)), (Status::Ok, vec![2, 1]), "512 bytes are whole or not there");
+    assert_eq!((bench.write(0, 5, 3), bench.read(0, 6)), (Status::Ok, vec![3, 3, 1, 1, 1, 1]));
+    assert_eq!((bench.write(2, 2, 4), bench.read(0, 6)), (Status::Ok, vec![3, 3, 4, 1, 1, 1]));
+    assert_eq!((bench.write(2, 2, 5), bench.read(2, 2)), (Status::Ok, vec![5, 5]));
+
+    let mut bench = Bench::of(Shape::new(4096, 8));
+    bench.write(0, 2, 1);
+    bench.inject(Target::Write, Fault::TearWrite, 1);
+    assert_eq!((bench.write(1, 1, 2), bench.read(1, 1)), (Status::Ok, vec![2, 2, 2, 2, 1, 1, 1, 1]));
+    assert_eq!((bench.write(1, 1, 3), bench.read(1, 1)), (Status::Ok, vec![3; 8]));
+    assert_eq!(bench.channel.room(), 4);
+}
+
+#[test]
+fn a_stale_read_returns_what_was_there_before_the_last_write() {
+    for shape in [Shape::new(512, 64), Shape::new(4096, 64)] {
+        let mut bench = Bench::of(shape);
+        let per_block = usize::try_from(bench.device.geometry().block_bytes / 512).unwrap();
+        let blocks = |bytes: &[u8]| bytes.iter().flat_map(|byte| vec![*byte; per_block]).collect::<Vec<_>>();
+        bench.write(0, 4, 1);
+        bench.inject(Target::Read, Fault::StaleRead, 2);
+        assert_eq!(bench.read(0, 4), blocks(&[1; 4]), "nothing was written since");
+        bench.write(1, 2, 2);
+        assert_eq!(bench.read(3, 2), blocks(&[1, 0]), "it meets nothing that was written");
+        assert_eq!(bench.read(0, 4), blocks(&[1; 4]));
+        bench.write(2, 1, 3);
+        assert_eq!(bench.read(1, 3), blocks(&[1, 2, 1]), "of each block what the last write replaced");
+        assert_eq!(bench.read(0, 4), blocks(&[1, 2, 3, 1]), "twice is enough");
+        bench.write(0, 1, 9);
+        assert!(bench.channel.room() == 4 && bench.read(0, 1) == blocks(&[9]));
+    }
+}
+
+#[test]
+fn old_contents_are_given_back_when_nothing_stale_is_injected_any_more() {
+    for _ in 0..100 {
+        let mut bench = Bench::new();
+        bench.inject(Target::Read, Fault::StaleRead, 1);
+        for start in 0..40 {
+            assert_eq!(bench.write(start, 1, 1), Status::Ok, "with and without memory for what was there before");
+        }
+        assert_eq!(bench.read(0, 1), [0], "the first of them is always kept: others give theirs back");
+        bench.inject(Target::Write, Fault::LoseWrite, 0);
+        assert_eq!((bench.write(0, 1, 2), bench.read(0, 1)), (Status::Ok, vec![2]));
+    }
+}
+
+#[test]
+fn planted_faults_are_refused_where_they_mean_nothing() {
+    let bench = Bench::new();
+    let inject = |target, fault| bench.device.inject(Injection { target, fault, count: 1, queue_depth: 0 });
+    for fault in [Fault::LoseWrite, Fault::MisdirectWrite, Fault::TearWrite] {
+        assert_eq!(inject(Target::Read, fault), Err(InjectError::WriteTarget { target: Target::Read }));
+        assert_eq!(inject(Target::Flush, fault), Err(InjectError::WriteTarget { target: Target::Flush }));
+        assert_eq!(inject(Target::All, fault), Ok(()));
+    }
+    assert_eq!(inject(Target::Write, Fault::StaleRead), Err(InjectError::ReadTarget { target: Target::Write }));
+    assert_eq!(inject(Target::All, Fault::StaleRead), Ok(()));
 }
