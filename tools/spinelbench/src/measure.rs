@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
 use spinel_core::Status;
 use spinel_load::{Job, Judge, Tally, status_index};
 use spinel_reactor::Clock;
@@ -22,9 +22,12 @@ use crate::target::Target;
 /// How often the jobs are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Whether the user has had enough: set by the first Ctrl-C; the second ends the program.
+/// Whether the user has had enough: the first Ctrl-C asks to end in order, the next ends the program.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+/// What comes so soon after the first signal is the same wish: `timeout` sends each signal twice.
+const ONE_WISH: Duration = Duration::from_millis(200);
 
 impl Interrupt {
     /// Listens from now on.
@@ -33,11 +36,19 @@ impl Interrupt {
     /// The system's.
     pub(crate) fn listen() -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            // In this order: the first signal finds the flag down, the second up.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
-            flag::register(signal, Arc::clone(&asked))?;
-        }
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let noticed = Arc::clone(&asked);
+        let body = move || {
+            signals.forever().next();
+            noticed.store(true, Ordering::Relaxed);
+            #[allow(clippy::disallowed_methods, reason = "what is waited for is that time passes")]
+            std::thread::sleep(ONE_WISH);
+            signals.pending().for_each(drop);
+            if let Some(signal) = signals.forever().next() {
+                std::process::exit(128 + signal);
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(body)?;
         Ok(Self(asked))
     }
 

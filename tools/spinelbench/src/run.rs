@@ -35,22 +35,25 @@ pub(crate) fn run(run: &cli::Run) -> Result<(), Failure> {
     let name = run.name.clone().unwrap_or_else(|| format!("{} {}", run.load.workload.word(), run.target));
     let order = Order { name, target: run.target.to_string(), jobs, judges: Vec::new(), quiet: run.outputs.quiet };
     let Measured { run: measured, is_lost } =
-        if run.verify { verified(run, &target, order, &interrupt)? } else { measure(&target, order, &interrupt)? };
+        if run.verify { verified(run, target, order, &interrupt)? } else { measure(&target, order, &interrupt)? };
     conclude(vec![measured], None, &run.outputs, is_lost)
 }
 
 /// Measures under verification, and then reads everything once more.
-fn verified(run: &cli::Run, target: &Target, mut order: Order, interrupt: &Interrupt) -> Result<Measured, Failure> {
+fn verified(run: &cli::Run, target: Target, mut order: Order, interrupt: &Interrupt) -> Result<Measured, Failure> {
     target.check_judged()?;
-    let verifications = Verifications::new(target, &run.target, &mut order.jobs, run.log.as_deref())?;
+    let verifications = Verifications::new(&target, &run.target, &mut order.jobs, run.log.as_deref())?;
     order.judges = verifications.judges(&order.jobs);
-    let sweeps = Verifications::sweeps(target, &order.jobs);
+    let sweeps = Verifications::sweeps(&target, &order.jobs);
     let name = format!("{}, read back", order.name);
-    let mut measured = measure(target, order, interrupt)?;
+    let mut measured = measure(&target, order, interrupt)?;
     if !measured.is_lost && !interrupt.came() {
+        // Its queues have all been used.
+        drop(target);
+        let target = Target::open(&run.target, &run.way, Purpose::of(&sweeps))?;
         let judges = verifications.judges(&sweeps);
         let order = Order { name, target: run.target.to_string(), jobs: sweeps, judges, quiet: run.outputs.quiet };
-        measured.is_lost = measure(target, order, interrupt)?.is_lost;
+        measured.is_lost = measure(&target, order, interrupt)?.is_lost;
     }
     measured.run.verified = Some(verifications.verdict());
     verifications.check_log()?;
