@@ -9,11 +9,13 @@ use std::time::Duration;
 use rustix::io::fcntl_dupfd_cloexec;
 use spinel_core::mem::Region;
 use spinel_core::{Channel, Core, Device, Geometry, OpenError};
+use virtio_driver::VirtioTransport;
 
 use crate::channel::VhostChannel;
 use crate::error::{ConnectError, Reason};
 use crate::geometry::Disk;
-use crate::link::{Agreed, Link, Queue, agree};
+use crate::link::{Agreed, Link, agree};
+use crate::ring::Ring;
 
 /// Descriptors that a request takes besides its segments: its header and its status.
 const EXTRA_DESCRIPTORS: u16 = 2;
@@ -83,7 +85,7 @@ impl Options {
 /// A queue that nobody has opened yet.
 struct Unopened {
     index: usize,
-    queue: Queue,
+    ring: Ring,
 }
 
 #[allow(clippy::disallowed_types, reason = "taken when a channel is opened, never by one that is open")]
@@ -119,9 +121,9 @@ impl VhostDisk {
 
     fn try_connect(socket: &Path, options: &Options) -> Result<Self, Reason> {
         options.check()?;
-        let Agreed { queues, link, config, features } = agree(socket, options)?;
+        let Agreed { rings, link, config, features } = agree(socket, options)?;
         let disk = Disk::new(&config, features, options.segments_max)?;
-        let unopened = queues.into_iter().enumerate().map(|(index, queue)| Unopened { index, queue }).rev().collect();
+        let unopened = rings.into_iter().enumerate().map(|(index, ring)| Unopened { index, ring }).rev().collect();
         Ok(Self {
             disk,
             event_idx: options.has_event_idx(),
@@ -164,14 +166,13 @@ impl Device for VhostDisk {
         if depth == 0 || depth > max {
             return Err(OpenError::Depth { asked: depth, max });
         }
-        let Some(Unopened { index, queue }) = self.next() else { return Err(OpenError::Queues { max: self.queues }) };
+        let Some(Unopened { index, ring }) = self.next() else { return Err(OpenError::Queues { max: self.queues }) };
         let completed = self.link.transport.get_completion_fd(index);
         let bell = fcntl_dupfd_cloexec(completed.as_fd(), 0)
             .map_err(|errno| OpenError::System { doing: "one more descriptor for a queue's completions", source: errno.into() })?;
         core.watch_owned(bell);
         core.map(Arc::clone(&self.link.region));
-        let notifier = self.link.transport.get_submission_notifier(index);
-        Ok(Box::new(VhostChannel::new(queue, notifier, Arc::clone(&self.link), self.disk, self.event_idx, depth)))
+        Ok(Box::new(VhostChannel::new(ring, index, Arc::clone(&self.link), self.disk, self.event_idx, depth)))
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! [`VhostDisk::connect`] does what a virtual machine does with such a disk: it agrees on
 //! features, shares memory, and sets up queues. Then the disk is a [`Device`] whose
-//! channels each drive one queue. Requests, rings and messages are those of the
-//! `virtio-driver` crate; this package gives it time limits, credits, statuses and sleep.
+//! channels each drive one queue. Rings and messages are those of the `virtio-driver`
+//! crate; this package adds time limits, credits, statuses and sleep.
 //!
 //! - Buffers lie in the disk's own [`region`](VhostDisk::region), the only memory that the
 //!   server sees; segments of any other are answered `Malformed`.
@@ -20,6 +20,7 @@ mod disk;
 mod error;
 mod geometry;
 mod link;
+mod ring;
 
 pub use disk::{Options, VhostDisk};
 pub use error::{ConnectError, Reason};

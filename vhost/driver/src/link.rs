@@ -11,26 +11,24 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use spinel_core::Tag;
 use spinel_core::mem::Region;
-use virtio_driver::{
-    VhostUser, VirtioBlkConfig, VirtioBlkFeatureFlags as Blk, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags as Virtio,
-    virtio_blk_max_queues,
-};
+use virtio_driver::virtqueue::{Virtqueue, VirtqueueLayout};
+use virtio_driver::{VhostUser, VirtioBlkConfig, VirtioBlkFeatureFlags as Blk, VirtioFeatureFlags as Virtio, VirtioTransport};
 
 use crate::between::{Cut, pass_on};
 use crate::disk::Options;
 use crate::error::Reason;
+use crate::ring::{Ring, Shared};
 
-/// A queue whose requests carry a tag of ours.
-///
-/// Its rings lie in memory of the transport, although its lifetime does not say so: whoever holds one holds its [`Link`] for longer.
-pub(crate) type Queue = VirtioBlkQueue<'static, Tag>;
+type Transport = VhostUser<VirtioBlkConfig, Shared>;
+
+/// Each queue's memory begins at a multiple of this, so that no two share a cache line.
+const PAGE_BYTES: usize = 4096;
 
 /// What all queues of one connection share.
 pub(crate) struct Link {
     /// The rings' memory and the eventfds.
-    pub(crate) transport: Box<VirtioBlkTransport>,
+    pub(crate) transport: Transport,
     pub(crate) region: Arc<Region>,
     /// The server ends the session when this closes.
     server: UnixStream,
@@ -38,7 +36,8 @@ pub(crate) struct Link {
 
 /// What was agreed on.
 pub(crate) struct Agreed {
-    pub(crate) queues: Vec<Queue>,
+    /// To be dropped before `link`, in whose memory they lie.
+    pub(crate) rings: Vec<Ring>,
     pub(crate) link: Link,
     pub(crate) config: VirtioBlkConfig,
     pub(crate) features: Blk,
@@ -67,8 +66,8 @@ pub(crate) fn agree(socket: &Path, options: &Options) -> Result<Agreed, Reason> 
         (Reason::Refused { doing, .. }, Some(Cut::Closed)) => Reason::Closed { doing },
         (reason, _) => reason,
     })?;
-    let Talked { transport, queues, config, features } = talked;
-    Ok(Agreed { queues, link: Link { transport, region: memory.region, server }, config, features })
+    let Talked { rings, transport, config, features } = talked;
+    Ok(Agreed { rings, link: Link { transport, region: memory.region, server }, config, features })
 }
 
 /// A connection to the server, whose backlog is not waited for.
@@ -109,8 +108,8 @@ fn memory(memory_bytes: u64) -> Result<Memory, Reason> {
 }
 
 struct Talked {
-    transport: Box<VirtioBlkTransport>,
-    queues: Vec<Queue>,
+    rings: Vec<Ring>,
+    transport: Transport,
     config: VirtioBlkConfig,
     features: Blk,
 }
@@ -140,8 +139,7 @@ fn talk(path: &Path, options: &Options, memory: &Memory) -> Result<Talked, Reaso
         source: io::ErrorKind::InvalidFilename.into(),
     })?;
     let agreeing = "agreeing on features";
-    let transport = VhostUser::new(path, ring.bits() | wanted().bits()).map_err(during(agreeing))?;
-    let mut transport: Box<VirtioBlkTransport> = Box::new(transport);
+    let mut transport = Transport::new(path, ring.bits() | wanted().bits()).map_err(during(agreeing))?;
     let got = transport.get_features();
     let missing = ring - Virtio::from_bits_truncate(got);
     for (feature, reason) in
@@ -152,15 +150,34 @@ fn talk(path: &Path, options: &Options, memory: &Memory) -> Result<Talked, Reaso
         }
     }
     let config = transport.get_config().map_err(during("reading its configuration"))?;
-    let in_config = virtio_blk_max_queues(&*transport).map_err(during("reading its configuration"))?;
-    let max = transport.max_queues().map_or(in_config, |max| max.min(in_config));
-    if usize::from(options.queues) > max {
-        return Err(Reason::Queues { asked: options.queues, max: u16::try_from(max).unwrap_or(u16::MAX) });
+    let features = Blk::from_bits_truncate(got);
+    let in_config = if features.contains(Blk::MQ) { u16::from(config.num_queues) } else { 1 };
+    let max = transport.max_queues().map_or(in_config, |max| u16::try_from(max).map_or(in_config, |max| max.min(in_config)));
+    if options.queues > max {
+        return Err(Reason::Queues { asked: options.queues, max });
     }
     let len = usize::try_from(memory.region.len_bytes()).expect("a mapping's length");
     let mapped = transport.map_mem_region(memory.region.as_ptr().addr(), len, memory.file.as_raw_fd(), 0);
     mapped.map_err(during("sharing memory"))?;
-    let queues = VirtioBlkQueue::setup_queues(&mut *transport, options.queues.into(), options.queue_size);
-    let queues = queues.map_err(during("setting up queues"))?;
-    Ok(Talked { transport, queues, config, features: Blk::from_bits_truncate(got) })
+    let rings = rings(&mut transport, options, Virtio::from_bits_truncate(got)).map_err(during("setting up queues"))?;
+    Ok(Talked { rings, transport, config, features })
+}
+
+/// Makes the queues and tells the server where they are.
+#[allow(unsafe_code, reason = "the driver crate borrows the queues' memory, which the transport owns")]
+fn rings(transport: &mut Transport, options: &Options, features: Virtio) -> io::Result<Vec<Ring>> {
+    let mut layout = VirtqueueLayout::new::<Shared>(options.queues.into(), options.queue_size.into(), features)?;
+    layout.end_offset = layout.end_offset.next_multiple_of(PAGE_BYTES);
+    let translators: Vec<_> = (0..options.queues).map(|_| transport.iova_translator()).collect();
+    let memory = transport.alloc_queue_mem(&layout)?;
+    let places = memory.chunks_exact_mut(layout.end_offset).zip(translators);
+    let make = |(place, translator): (&mut [u8], _)| {
+        // SAFETY: the pieces do not overlap, and nobody else touches them on this side. They are mapped until the transport
+        // is dropped, which whoever holds a ring drops later: `Talked`, `Agreed`, the disk and its channels, by their fields' order.
+        let place = unsafe { std::slice::from_raw_parts_mut(place.as_mut_ptr(), place.len()) };
+        Virtqueue::new(translator, place, options.queue_size, features)
+    };
+    let queues: Vec<_> = places.map(make).collect::<io::Result<_>>()?;
+    transport.setup_queues(&queues)?;
+    Ok(queues.into_iter().map(Ring::new).collect())
 }
