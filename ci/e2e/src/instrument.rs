@@ -1,12 +1,15 @@
-//! spinelbench beside a daemon that stalls: an open loop must show it, a closed loop cannot. No guest.
+//! spinelbench beside a daemon that stalls, that damages data, and that is killed: it must show all of it. No guest.
 
 use crate::{Bench, Failure, Findings, claim};
 use serde_json::{Value, json};
+use spinel_testbed::backing::sparse_file;
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
+use spinel_testbed::guest::Claim;
 use spinel_testbed::process::{Process, open_log};
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +21,22 @@ const STALLED_NS: u64 = 80_000_000;
 /// Far more than a run of a few seconds takes.
 const PATIENCE_S: u64 = 60;
 
+/// Each kind of damage: of which requests, what the daemon calls it, and what spinelbench must call it.
+const DAMAGE: [(&str, &str, &str); 4] = [
+    ("write", "misdirect_write", "misdirected"),
+    ("write", "lose_write", "lost"),
+    ("write", "tear_write", "torn"),
+    ("read", "stale_read", "stale"),
+];
+
 pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
+    let mut claims = stalls(bench)?;
+    claims.extend(damage(bench)?);
+    claims.extend(kill(bench)?);
+    Ok(Findings { claims, skipped: Vec::new() })
+}
+
+fn stalls(bench: &Bench) -> Result<Vec<Claim>, Failure> {
     let mut daemon = bench.daemon("instrument")?;
     daemon.call("bdev_null_create", json!({"name": "null", "num_blocks": 1 << 21, "block_size": 512}))?;
     let socket = daemon.serve("null", false)?;
@@ -33,31 +51,129 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     claims.push(claim("stalls: the p99.9 of a closed loop does not", p99_9(&closed) < STALLED_NS));
     claims.push(claim("stalls: only its maximum does", max(&closed) >= STALLED_NS));
     daemon.stop()?;
-    Ok(Findings { claims, skipped: Vec::new() })
+    Ok(claims)
 }
 
 /// Measures for five seconds while the daemon is held for a tenth of each, and answers the run's figures.
 fn while_stalling(bench: &Bench, daemon: &mut Daemon, socket: &Path, arguments: &[&str]) -> Result<Value, Failure> {
     let report = bench.logs.join("instrument.json");
-    let log = bench.logs.join("instrument.spinelbench.log");
-    let mut command = Command::new(bench.program("spinelbench"));
-    command.arg("run").arg(format!("vhost:{}", socket.display())).args(["--time", "5s", "--warm-up", "0ms", "--quiet"]);
-    command.arg("--json").arg(&report).args(arguments);
-    command.stdin(Stdio::null()).stdout(open_log(&log)?).stderr(open_log(&log)?);
-    let mut instrument = Process::start("spinelbench", &mut command)?;
-    while instrument.wait_until(Deadline::after(BETWEEN))?.is_none() {
+    let mut arguments = Vec::from(arguments);
+    arguments.extend(["--time", "5s", "--warm-up", "0ms"]);
+    let mut instrument = Instrument::start(bench, "run", socket, &[&arguments, ["--json", path(&report)?].as_slice()].concat())?;
+    while instrument.process.wait_until(Deadline::after(BETWEEN))?.is_none() {
         daemon.process().pause()?;
         // The instrument's end would be as good an event; what is waited for is the time.
-        let ended = instrument.wait_until(Deadline::after(STALL));
+        let ended = instrument.process.wait_until(Deadline::after(STALL));
         daemon.process().resume()?;
         if ended?.is_some() {
             break;
         }
     }
-    match instrument.wait_until(Deadline::after_s(PATIENCE_S))? {
-        Some(status) if status.success() => {}
-        ended => return Err(format!("spinelbench {} ended with {ended:?}; its log is {}", arguments.join(" "), log.display()).into()),
+    instrument.ends_with(0)?;
+    figures(&report)
+}
+
+/// Plants every kind of damage below a verified load, and reads what it is called.
+fn damage(bench: &Bench) -> Result<Vec<Claim>, Failure> {
+    let mut daemon = bench.daemon("instrument")?;
+    daemon.call("bdev_malloc_create", json!({"name": "memory", "num_blocks": 1 << 14, "block_size": 512}))?;
+    daemon.call("bdev_error_create", json!({"base_name": "memory"}))?;
+    let socket = daemon.serve("EE_memory", false)?;
+    let report = bench.logs.join("instrument.json");
+    let load = ["-w", "randrw", "-b", "4K-32K", "-d", "8", "--allow-writes", "--verify", "--time", "2s", "--json", path(&report)?];
+    Instrument::start(bench, "run", &socket, &load)?.ends_with(0)?;
+    let clean = figures(&report)?;
+    let checked = clean["verified"]["stamps"].as_u64().unwrap_or(0);
+    let mut claims = vec![claim("damage: a sound disk is found sound", checked > 1000 && clean["verified"]["wrong"] == 0)];
+    for (io_type, error_type, word) in DAMAGE {
+        let mut instrument = Instrument::start(bench, "run", &socket, &load)?;
+        // Something has been written by then that can be damaged.
+        let _ = instrument.process.wait_until(Deadline::after(Duration::from_millis(700)))?;
+        daemon.call("bdev_error_inject_error", json!({"name": "EE_memory", "io_type": io_type, "error_type": error_type, "num": 8}))?;
+        instrument.ends_with(1)?;
+        let found = figures(&report)?["verified"]["findings"].clone();
+        let named = found.as_array().is_some_and(|found| found.iter().any(|text| text.as_str().is_some_and(|text| text.contains(word))));
+        claims.push(claim(&format!("damage: {error_type} is found and called {word}"), named));
     }
-    let report: Value = serde_json::from_str(&fs::read_to_string(&report)?)?;
+    daemon.stop()?;
+    Ok(claims)
+}
+
+/// Kills the daemon under a verified load, and checks the disk by the log afterwards: as it is, and with a hole in it.
+fn kill(bench: &Bench) -> Result<Vec<Claim>, Failure> {
+    let file = bench.disk_file("instrument");
+    sparse_file(&file, 64 << 20)?;
+    let log = bench.logs.join("instrument.writes");
+    let _ = fs::remove_file(&log);
+    let create = json!({"filename": file, "name": "file", "block_size": 512});
+    let mut daemon = bench.daemon("instrument")?;
+    daemon.call("bdev_uring_create", create.clone())?;
+    let socket = daemon.serve("file", false)?;
+    let load = ["-w", "randwrite", "-b", "4K-32K", "-d", "8", "--verify", "--time", "60s", "--log", path(&log)?];
+    let mut instrument = Instrument::start(bench, "run", &socket, &load)?;
+    let still_runs = instrument.process.wait_until(Deadline::after(Duration::from_millis(1500)))?.is_none();
+    daemon.process().kill();
+    instrument.ends_with(3)?;
+    // What the killed daemon had in flight holds the file for a moment.
+    let free = Deadline::after_s(PATIENCE_S);
+    let mut daemon = bench.daemon("instrument")?;
+    while let Err(error) = daemon.call("bdev_uring_create", create.clone()) {
+        if free.left().is_none() {
+            return Err(error.into());
+        }
+    }
+    let socket = daemon.serve("file", false)?;
+    let check = ["--log", path(&log)?];
+    let sound = Instrument::start(bench, "verify", &socket, &check)?.ends_with(0);
+    daemon.call("vhost_delete_controller", json!({"ctrlr": "file.sock"}))?;
+    daemon.call("bdev_uring_delete", json!({"name": "file"}))?;
+    let hole = fs::OpenOptions::new().write(true).open(&file)?;
+    hole.write_all_at(&vec![0; 8 << 20], 16 << 20)?;
+    let found = Instrument::start_on(bench, "verify", &format!("file:{}", file.display()), &check)?.ends_with(1);
+    daemon.stop()?;
+    Ok(vec![
+        claim("kill: the load ran until the daemon was killed, and said so", still_runs),
+        claim("kill: everything acknowledged is there", sound.is_ok()),
+        claim("kill: what is missing afterwards is found", found.is_ok()),
+    ])
+}
+
+/// A running spinelbench.
+struct Instrument {
+    process: Process,
+    words: String,
+    log: PathBuf,
+}
+
+impl Instrument {
+    fn start(bench: &Bench, verb: &str, socket: &Path, arguments: &[&str]) -> Result<Self, Failure> {
+        Self::start_on(bench, verb, &format!("vhost:{}", socket.display()), arguments)
+    }
+
+    fn start_on(bench: &Bench, verb: &str, target: &str, arguments: &[&str]) -> Result<Self, Failure> {
+        let log = bench.logs.join("instrument.spinelbench.log");
+        let mut command = Command::new(bench.program("spinelbench"));
+        command.args([verb, target, "--quiet"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(open_log(&log)?).stderr(open_log(&log)?);
+        let words = format!("spinelbench {verb} {target} {}", arguments.join(" "));
+        Ok(Self { process: Process::start("spinelbench", &mut command)?, words, log })
+    }
+
+    fn ends_with(mut self, code: i32) -> Result<(), Failure> {
+        match self.process.wait_until(Deadline::after_s(PATIENCE_S))? {
+            Some(status) if status.code() == Some(code) => Ok(()),
+            Some(status) => Err(format!("{} ended with {status} instead of {code}; its log is {}", self.words, self.log.display()).into()),
+            None => Err(format!("{} did not end within {PATIENCE_S} s; its log is {}", self.words, self.log.display()).into()),
+        }
+    }
+}
+
+/// What the only run of a report says.
+fn figures(report: &Path) -> Result<Value, Failure> {
+    let report: Value = serde_json::from_str(&fs::read_to_string(report)?)?;
     Ok(report["runs"][0].clone())
+}
+
+fn path(path: &Path) -> Result<&str, Failure> {
+    path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
 }
