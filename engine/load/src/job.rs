@@ -100,7 +100,7 @@ pub struct Area {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Length {
-    /// Nanoseconds.
+    /// Nanoseconds. In an open loop, what was due by then is still sent, for as long again at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_ns: Option<u64>,
     /// Bytes of reads, writes, discards and write zeroes.

@@ -8,7 +8,7 @@ use spinel_core::{Armed, Channel, Completions, Core, Geometry, Instant, OPS, Op,
 
 use crate::feed::Outlet;
 use crate::generator::{Ask, Generator};
-use crate::job::{Job, JobError};
+use crate::job::{Arrival, Job, JobError};
 use crate::judge::Judge;
 use crate::judged::Judged;
 use crate::memory::Memory;
@@ -26,10 +26,11 @@ const NEVER: Instant = Instant { ns: u64::MAX };
 ///
 /// It starts with its first turn. A request's latency counts from the turn that sent it, or in
 /// an open loop from when it was due, until the turn that saw it end; those sent, or due, in the
-/// warm-up are not counted. When the job's length is reached nothing more is sent: in an open
-/// loop, what was due and had found no room is dropped. Once everything in flight has ended, the
-/// channel is closed, then the judge, and the last tally is handed over; from then on it does
-/// nothing but wait to be stopped.
+/// warm-up are not counted. When the job's length is reached nothing more is sent, but for one
+/// thing: what was due in an open loop when its time was up, and had found no room, is sent late,
+/// for as long again at most, or a device that stalls at the end would hide it. Once everything
+/// in flight has ended, the channel is closed, then the judge, and the last tally is handed over;
+/// from then on it does nothing but wait to be stopped.
 pub struct LoadPoller {
     name: String,
     /// Gone when the job is over.
@@ -94,9 +95,10 @@ struct Work {
     /// Counted requests, and bytes, that are still to be sent.
     requests_left: u64,
     bytes_left: u64,
-    /// When counting begins, and when nothing more is sent. Known from the first turn on.
+    /// When counting begins, when nothing more falls due, and when nothing more is sent. Known from the first turn on.
     from: Instant,
     until: Instant,
+    late_until: Instant,
     /// When the present stretch ends.
     stretch_until: Instant,
     /// The next moment at which anything of this changes; at once before the first turn.
@@ -139,6 +141,7 @@ impl LoadPoller {
             bytes_left: job.length.bytes.unwrap_or(u64::MAX),
             from: NEVER,
             until: NEVER,
+            late_until: NEVER,
             stretch_until: NEVER,
             look_at: Instant::default(),
             now: Instant::default(),
@@ -226,7 +229,11 @@ impl Work {
     fn look(&mut self, now: Instant) {
         if self.from == NEVER {
             self.from = now.after_ns(self.job.warm_up_ns);
-            self.until = self.job.length.time_ns.map_or(NEVER, |time_ns| self.from.after_ns(time_ns));
+            if let Some(time_ns) = self.job.length.time_ns {
+                self.until = self.from.after_ns(time_ns);
+                let is_open = self.job.arrival != Arrival::Closed;
+                self.late_until = if is_open { self.until.after_ns(time_ns) } else { self.until };
+            }
             self.stretch_until = self.from.after_ns(self.job.interval_ns);
             self.schedule = Schedule::new(self.job.arrival, self.job.seed, now);
             self.outlet.current().from = self.from;
@@ -236,10 +243,11 @@ impl Work {
             let next = self.stretch_until.after_ns(self.job.interval_ns);
             self.stretch_until = if next > now { next } else { now.after_ns(self.job.interval_ns) };
         }
-        if now >= self.until {
+        if now >= self.late_until {
             self.over.get_or_insert(Ended::Done);
         }
-        self.look_at = if self.over.is_none() { self.stretch_until.min(self.until) } else { self.stretch_until };
+        let next = if now < self.until { self.until } else { self.late_until };
+        self.look_at = if self.over.is_none() { self.stretch_until.min(next) } else { self.stretch_until };
     }
 
     /// Counts what has ended; answers how many that are.
@@ -272,16 +280,18 @@ impl Work {
             return 0;
         }
         let room = BATCH.min(self.idle).min(self.channel.room());
+        let due_by = if now < self.until { now } else { Instant { ns: self.until.ns.saturating_sub(1) } };
         let mut sent = 0;
         while sent < room {
             if self.requests_left == 0 || self.bytes_left == 0 {
                 break;
             }
-            let Some(since) = self.schedule.take(now) else { break };
+            let Some(since) = self.schedule.take(due_by) else { break };
             self.submit(now, since);
             sent += 1;
         }
-        if self.requests_left == 0 || self.bytes_left == 0 {
+        let all_sent = now >= self.until && self.schedule.due().is_none_or(|due| due >= self.until);
+        if self.requests_left == 0 || self.bytes_left == 0 || all_sent {
             self.over = Some(Ended::Done);
         }
         if sent > 0 {

@@ -16,7 +16,7 @@ use crate::poller::LoadPoller;
 /// ```
 /// use std::sync::Arc;
 /// use spinel_core::{Mailbox, OpenError};
-/// use spinel_load::{Gone, Job, Load, Memory, feed};
+/// use spinel_load::{Job, Load, Memory, feed};
 /// # use spinel_core::Device;
 ///
 /// fn run(mailbox: &Mailbox, device: Arc<dyn Device>, job: Job) -> Result<u64, Box<dyn std::error::Error>> {
@@ -26,15 +26,12 @@ use crate::poller::LoadPoller;
 ///     let load = Load { name: "load".into(), job, device, memory, outlet, judge: None };
 ///     let poller = mailbox.add(load.recipe())?;
 ///     let mut requests = 0;
-///     while !intake.is_over() {
-///         // Look at the tallies as they come.
-/// #       break;
+///     // Until the last tally was taken; whoever is in no hurry waits a little between two looks.
+///     while let Ok(more) = intake.take(|tally| tally.requests()) {
+///         requests += more.unwrap_or(0);
 ///     }
-///     while let Ok(Some(more)) = intake.take(|tally| tally.requests()) {
-///         requests += more;
-///     }
-///     // Also before its end. What remains is dropped here, off the core.
-///     let _ = mailbox.stop(poller).recv();
+///     // A poller can be stopped before its end, too. What remains of it is dropped here, off the core.
+///     drop(mailbox.stop(poller).recv());
 ///     Ok(requests)
 /// }
 /// ```

@@ -141,6 +141,8 @@ mod tests {
         // Of gaps with an exponential law, one in e^3 is three times as long as the mean, and the shortest are there, too.
         let long = dues.windows(2).filter(|pair| pair[1] - pair[0] > 3000).count();
         let short = dues.windows(2).filter(|pair| pair[1] - pair[0] < 100).count();
+        let other = Schedule::new(Arrival::Poisson { per_second: 1_000_000.0 }, 6, at(0));
+        assert_ne!(other.due(), Some(at(dues[0])), "another seed, other gaps");
         assert!((4_700..5_300).contains(&long) && (9_000..10_000).contains(&short), "{long}, {short}");
     }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use spinel_core::mem::Segment;
 use spinel_core::{Armed, Channel, Completion, Completions, Instant, Lba, Op, Request, Status, Tag};
 
 /// A request as it came.
@@ -15,6 +16,8 @@ pub(crate) struct Seen {
     pub(crate) start: Lba,
     pub(crate) blocks: u32,
     pub(crate) bytes: u32,
+    /// Where its memory begins.
+    pub(crate) offset: u64,
 }
 
 #[derive(Default)]
@@ -87,7 +90,8 @@ impl Channel for Held {
     fn submit(&mut self, request: Request<'_>) {
         assert!(self.room() > 0, "a request was submitted past room()");
         let Request { tag, op, at, start, blocks, segments } = request;
-        let seen = Seen { tag, op, at, start, blocks, bytes: segments.iter().map(spinel_core::mem::Segment::len_bytes).sum() };
+        let bytes = segments.iter().map(Segment::len_bytes).sum();
+        let seen = Seen { tag, op, at, start, blocks, bytes, offset: segments.first().map_or(0, Segment::offset) };
         let mut shared = self.hand.0.borrow_mut();
         shared.held.push_back(seen.clone());
         shared.seen.push(seen);

@@ -4,9 +4,13 @@
 mod held;
 mod judged;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use held::Hand;
-use spinel_core::{Armed, Features, Geometry, Instant, OPS, Op, OpKind, Poller, Progress, Status};
-use spinel_load::{Arrival, Ended, Intake, Job, Length, LoadPoller, LoadRemains, Memory, Mix, Sizes, Tally, feed};
+use spinel_core::mem::RegionId;
+use spinel_core::{Armed, Channel, Core, Device, Features, Geometry, Instant, OPS, Op, OpKind, OpenError, Poller, Progress, Status};
+use spinel_load::{Arrival, Ended, Intake, Job, Length, Load, LoadPoller, LoadRemains, Memory, Mix, Sizes, Tally, feed};
 use spinel_sim::{Prng, Rig};
 
 fn geometry() -> Geometry {
@@ -177,6 +181,32 @@ fn a_closed_loop_counts_from_the_turn_that_sent_and_an_open_one_from_when_it_was
 }
 
 #[test]
+fn a_stall_at_the_end_of_an_open_loop_does_not_hide_what_was_due_in_it() {
+    let length = Length { time_ns: Some(100_000), ..Length::default() };
+    let (mut poller, hand, intake) = load(&Job { arrival: Arrival::Steady { per_second: 1_000_000.0 }, depth: 3, length, ..Job::new() });
+    for ns in (0..150_000).step_by(1000) {
+        poller.poll(at(ns));
+    }
+    run(&mut poller, &hand, 150_000, 40);
+    let tally = taken(&intake);
+    assert_eq!(
+        (tally.requests(), tally.ended, tally.until),
+        (100, Some(Ended::Done), at(183_000)),
+        "33 times 3, and one, and none due later"
+    );
+    assert!(tally.ops[0].as_ref().unwrap().latency.min() > 50_000);
+}
+
+#[test]
+fn a_rate_that_is_far_too_high_does_not_keep_an_open_loop_for_ever() {
+    let length = Length { time_ns: Some(100_000), ..Length::default() };
+    let (mut poller, hand, intake) = load(&Job { arrival: Arrival::Steady { per_second: 1e9 }, depth: 4, length, ..Job::new() });
+    run(&mut poller, &hand, 0, 202);
+    let tally = taken(&intake);
+    assert_eq!((tally.requests(), tally.ended, tally.until), (1 + 199 * 4, Some(Ended::Done), at(200_000)), "as long again, and no longer");
+}
+
+#[test]
 fn an_open_loop_sends_what_is_due_and_sleeps_until_a_little_before_the_next() {
     let (mut poller, hand, intake) = load(&Job { arrival: Arrival::Steady { per_second: 1000.0 }, depth: 2, ..Job::new() });
     assert_eq!(poller.arm(), Armed::Ready, "before its first turn");
@@ -245,6 +275,9 @@ fn every_kind_travels_with_its_modifiers_and_its_bytes() {
     let (mut poller, hand, intake) = load(&Job { length: requests(2000), ..job });
     run(&mut poller, &hand, 0, 200);
     let mut bytes = [0; OPS.len()];
+    let cells = |kind| hand.seen().iter().filter(|seen| seen.op.kind() == kind).map(|seen| seen.offset).collect::<BTreeSet<_>>();
+    assert_eq!((cells(OpKind::Read).len(), cells(OpKind::Write).len()), (16, 16));
+    assert!(cells(OpKind::Read).is_disjoint(&cells(OpKind::Write)), "what is read does not change what is written");
     for seen in hand.seen() {
         let asked = seen.blocks * 512;
         bytes[seen.op.kind().index()] += u64::from(asked);
@@ -260,6 +293,33 @@ fn every_kind_travels_with_its_modifiers_and_its_bytes() {
     assert_eq!(tally.requests(), 2000);
     assert_eq!(tally.ops.map(|op| op.unwrap().bytes), bytes);
     assert!(bytes[OpKind::Flush.index()] == 0 && bytes.iter().filter(|bytes| **bytes > 0).count() == 4);
+}
+
+/// A device that opens for nobody, and sees which memory was announced before.
+struct Shut(RegionId);
+
+impl Device for Shut {
+    fn geometry(&self) -> Geometry {
+        geometry()
+    }
+
+    fn open(&self, core: &mut Core, _depth: u16) -> Result<Box<dyn Channel>, OpenError> {
+        let region = core.unmap(self.0).expect("announced before the channel is opened");
+        core.map(region);
+        Err(OpenError::Gone)
+    }
+}
+
+#[test]
+fn a_load_that_does_not_start_leaves_no_memory_on_the_core() {
+    let mut rig = Rig::new(Prng::new(1), 4096);
+    let job = Job::new();
+    let memory = Memory::anonymous(&job).unwrap();
+    let region = memory.region().id();
+    let (outlet, intake) = feed(|kind| job.sends(kind));
+    let load = Load { name: "load".into(), job, device: Arc::new(Shut(region)), memory, outlet, judge: None };
+    assert!(matches!(load.recipe()(&mut rig.core), Err(OpenError::Gone)));
+    assert!(rig.core.unmap(region).is_none() && intake.is_over());
 }
 
 #[test]
