@@ -428,10 +428,9 @@ impl Checker {
     /// Looks once more at a violation: what was read since may tell a stale read or a torn write from a lost one.
     #[must_use]
     pub fn reconsider(&self, violation: Violation) -> Violation {
-        let Violation { sector, wrong: Wrong::Lost | Wrong::Uninitialised, missing: Some(sequence), found } = violation else {
-            return violation;
-        };
-        if found == Found::Untouched {
+        let Violation { sector, wrong, found, missing: Some(sequence) } = violation else { return violation };
+        let from_elsewhere = matches!(found, Found::Untouched | Found::Torn { .. });
+        if from_elsewhere || !matches!(wrong, Wrong::Lost | Wrong::Torn | Wrong::Uninitialised) {
             return violation;
         }
         let first = self.index(sector);
@@ -440,9 +439,9 @@ impl Checker {
         let mut after = (first + 1..self.sectors.count()).map_while(seen);
         let mut before = (0..first).rev().map_while(seen);
         let wrong = match seen(first) {
-            Some(true) if violation.wrong == Wrong::Lost => Wrong::Stale,
+            Some(true) if wrong != Wrong::Uninitialised => Wrong::Stale,
             Some(false) if after.any(|seen| seen) || before.any(|seen| seen) => Wrong::Torn,
-            _ => violation.wrong,
+            _ => wrong,
         };
         Violation { wrong, ..violation }
     }

@@ -209,3 +209,6 @@ impl fmt::Display for Finding {
 }
 
 const _: () = assert!(SECTOR_BYTES == 512, "a sector's byte is its number times 512");
+
+#[cfg(test)]
+mod tests;

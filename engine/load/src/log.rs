@@ -413,3 +413,6 @@ impl LogReader {
 fn bytes_of(count: usize) -> u64 {
     u64::try_from(count).expect("lengths fit 64 bits")
 }
+
+#[cfg(test)]
+mod tests;

@@ -333,7 +333,8 @@ impl Register {
 
     /// The newest write that a read which began then should have seen, and did not: it returned `value`.
     fn missing(&self, value: Value, begin: Tick) -> Missing {
-        let settled = self.versions.iter().filter(|version| version.sequence > 0 && version.zone().settled < begin);
+        let is_other = |version: &&Version| version.sequence > 0 && version.value != value;
+        let settled = self.versions.iter().filter(is_other).filter(|version| version.zone().settled < begin);
         let newest = settled.max_by_key(|version| (version.zone().alive, version.sequence));
         let sequence = newest.map(|version| version.sequence);
         let is_old = |version: &Version| version.value == value && Some(version.sequence) != sequence;

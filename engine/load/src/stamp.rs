@@ -18,6 +18,8 @@ use crate::prng::{Prng, mix};
 pub const SECTOR_BYTES: usize = 512;
 
 const MAGIC: [u8; 8] = *b"SpinlSec";
+/// With so many bytes of it right it is a stamp that was damaged, and not something else.
+const MAGIC_BYTES_MIN: usize = 6;
 const CRC_AT: usize = 52;
 const FILLING_AT: usize = 56;
 /// A run of wrong bytes from somewhere to the end, at least this long, is half of another write and not a flipped bit.
@@ -136,7 +138,8 @@ impl Stamp {
         if sector.iter().all(|byte| *byte == 0) {
             return Found::Zeroes;
         }
-        if sector[..8] != MAGIC {
+        let magic = sector.iter().zip(MAGIC).filter(|(byte, magic)| *byte == magic).count();
+        if magic < MAGIC_BYTES_MIN {
             return if sector.iter().all(|byte| *byte == UNTOUCHED) { Found::Untouched } else { Found::Strange };
         }
         let stamp = Self {
@@ -156,6 +159,10 @@ impl Stamp {
         let whole = self.encode();
         let wrong: Vec<usize> = (FILLING_AT..SECTOR_BYTES).filter(|at| sector[*at] != whole[*at]).collect();
         let Some(&first) = wrong.first() else { return Found::Rotten { at: 0 } };
+        if first < FILLING_AT + TEAR_BYTES_MIN {
+            // Nothing of the filling is of this header: it is the header that has changed.
+            return Found::Rotten { at: 0 };
+        }
         // A byte in 256 of another filling is right by chance.
         let rest = SECTOR_BYTES - first;
         if rest >= TEAR_BYTES_MIN && wrong.len() * 8 >= rest * 7 { Found::Torn { at: first } } else { Found::Rotten { at: first } }
@@ -234,6 +241,12 @@ mod tests {
         let mut rotten = whole.encode();
         rotten[333] ^= 0x40;
         assert_eq!(whole.verify(&rotten), Err(Wrong::Rotten { at: 333 }));
+        let mut rotten = whole.encode();
+        rotten[33] ^= 0x40;
+        assert_eq!(whole.verify(&rotten), Err(Wrong::Rotten { at: 0 }));
+        let mut rotten = whole.encode();
+        rotten[3] ^= 1;
+        assert_eq!(whole.verify(&rotten), Err(Wrong::Rotten { at: 0 }));
     }
 
     proptest! {

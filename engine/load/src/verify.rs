@@ -315,3 +315,70 @@ pub fn fill_job(job: &Job, geometry: &Geometry) -> Job {
 pub fn sweep_job(job: &Job, geometry: &Geometry) -> Job {
     pass(job, geometry, Mix { read: 100, ..Mix::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::Generator;
+    use spinel_core::Features;
+
+    fn geometry(block_count: u64) -> Geometry {
+        Geometry {
+            block_bytes: 512,
+            block_count,
+            memory_align_bytes: 1,
+            segments_max: 1,
+            transfer_max_bytes: 1 << 20,
+            physical_block_bytes: 512,
+            write_cache: true,
+            read_only: false,
+            features: Features::default(),
+        }
+    }
+
+    #[test]
+    fn an_area_that_is_too_large_is_refused_with_what_to_do() {
+        let identity = Identity { volume: 1, epoch: 0, job: 0 };
+        let huge = geometry(1 << 32);
+        let error = Verification::new(identity, &huge, (0, huge.len_bytes()), None).unwrap_err();
+        let sentence =
+            "verifying 2048 GiB would take 32 GiB of memory, for each sector is remembered; choose an area of at most 64 GiB with --area";
+        assert_eq!(error.to_string(), sentence);
+        assert!(Verification::new(identity, &huge, (1 << 30, VERIFIED_MAX_BYTES), None).is_ok());
+    }
+
+    #[test]
+    fn jobs_get_parts_that_do_not_meet() {
+        for (len_bytes, jobs, unit) in [(1 << 20, 3, 4096), (40_960, 7, 4096), (12_288, 3, 4096), (512, 1, 512)] {
+            let parts = split_area((8192, len_bytes), jobs, unit).unwrap();
+            let mut at = 8192;
+            for part in &parts {
+                assert_eq!(part.start_bytes, at);
+                at += part.len_bytes.unwrap();
+                assert!(part.len_bytes.unwrap() > 0 && part.len_bytes.unwrap().is_multiple_of(unit.into()));
+            }
+            assert_eq!((parts.len(), at - 8192), (jobs.into(), len_bytes - len_bytes % u64::from(unit)));
+        }
+        assert_eq!((split_area((0, 8192), 3, 4096), split_area((0, 8192), 0, 512), split_area((0, 8192), 1, 0)), (None, None, None));
+    }
+
+    #[test]
+    fn a_pass_meets_every_block_of_an_area_once() {
+        for blocks in [1, 2, 7, 96, 1000, 1024] {
+            let area = Area { start_bytes: 512 * 5, len_bytes: Some(512 * blocks) };
+            let job = Job { area, depth: 100, ..Job::new() };
+            let device = geometry(2000);
+            for pass in [fill_job(&job, &device), sweep_job(&job, &device)] {
+                pass.check(&device).unwrap();
+                let mut generator = Generator::new(&pass, &device).unwrap();
+                let mut next = 5;
+                while next < 5 + blocks {
+                    let ask = generator.draw();
+                    assert_eq!(ask.start.0, next);
+                    next += u64::from(ask.blocks);
+                }
+                assert_eq!((next, pass.length.bytes), (5 + blocks, Some(512 * blocks)));
+            }
+        }
+    }
+}
