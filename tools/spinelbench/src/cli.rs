@@ -66,9 +66,11 @@ pub(crate) enum Verb {
         /// The shell it is for.
         shell: Shell,
     },
-    /// Print the manual page.
-    #[command(hide = true)]
-    Man,
+    /// Print the manual page of this program, or of a verb: `spinelbench man run | man -l -`.
+    Man {
+        /// The verb.
+        verb: Option<String>,
+    },
 }
 
 /// What is asked of the disk.

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Verb::Compare(compare) => compare::run(compare),
         Verb::Selftest(selftest) => selftest::run(selftest),
         Verb::Completion { shell } => completion(*shell),
-        Verb::Man => manual(),
+        Verb::Man { verb } => manual(verb.as_deref()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,9 +56,15 @@ fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
     outputs::put(std::path::Path::new("-"), &script)
 }
 
-fn manual() -> Result<(), Failure> {
+fn manual(verb: Option<&str>) -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    if let Some(verb) = verb {
+        let found = command.find_subcommand(verb).cloned();
+        command = found.ok_or_else(|| Failure::usage(format!("there is no verb '{verb}'; spinelbench --help lists those there are")))?;
+    }
     let mut page = Vec::new();
-    let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+    let rendered = clap_mangen::Man::new(command).render(&mut page);
     rendered.map_err(|error| Failure::Local(format!("cannot write the manual: {error}")))?;
     outputs::put(std::path::Path::new("-"), &page)
 }
