@@ -1,6 +1,8 @@
 //! Two cores, how near they are to each other, and who else runs. Knows no server and no client.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,14 +22,44 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// The first two cores this process may use.
-    pub(crate) fn choose() -> Result<Self, Failure> {
-        let ids = core_affinity::get_core_ids().unwrap_or_default();
+    /// Two cores this process may use: where there are enough, none that `busy` names; else at least not for the engine.
+    pub(crate) fn choose(busy: &[usize]) -> Result<Self, Failure> {
+        let mut ids: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+        ids.sort_by_key(|id| (busy.contains(id), *id));
         match ids.as_slice() {
-            [engine, client, ..] => Ok(Self { engine: engine.id, client: client.id }),
+            [engine, client, ..] => Ok(Self { engine: *engine, client: *client }),
             _ => Err("two cores are needed, one for the server and one for its client".into()),
         }
     }
+}
+
+/// The cores that take the interrupts of the disk under `path`, as far as that can be told.
+///
+/// A disk with a queue for each core interrupts the core that asked; then none stands out, and none is named.
+pub(crate) fn disk_cores(path: &Path) -> Vec<usize> {
+    let named = || {
+        let disk = fs::metadata(path).ok()?.dev();
+        let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
+        let block = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+        // /sys/devices/pci.../virtio1/block/vda/vda1: the device's name is that of a folder above.
+        let names: Vec<String> = block.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let interrupts = fs::read_to_string("/proc/interrupts").ok()?;
+        let of_disk = |line: &&str| line.split_whitespace().last().is_some_and(|by| names.iter().any(|name| is_queue_of(by, name)));
+        let numbers = interrupts.lines().filter(of_disk).filter_map(|line| line.trim().split(':').next());
+        let core = |number: &str| fs::read_to_string(format!("/proc/irq/{number}/effective_affinity_list")).ok()?.trim().parse().ok();
+        let mut cores: Vec<usize> = numbers.filter_map(core).collect();
+        cores.sort_unstable();
+        cores.dedup();
+        Some(cores)
+    };
+    let cores = named().unwrap_or_default();
+    let all = core_affinity::get_core_ids().map_or(0, |ids| ids.len());
+    if cores.len() < all { cores } else { Vec::new() }
+}
+
+/// Whether an interrupt's name ("virtio1-req.0", "nvme0q3") is that of a queue of a device ("virtio1", "nvme0").
+fn is_queue_of(interrupt: &str, device: &str) -> bool {
+    interrupt.strip_prefix(device).is_some_and(|queue| queue.starts_with("-req") || queue.starts_with('q') && queue != "q0")
 }
 
 /// Keeps the calling thread, and whatever it starts from now on, on these cores.
@@ -159,13 +191,28 @@ impl Around {
 
 /// The stretches that may be compared. Where there is none, those in which the cores stayed in place; what was done is printed.
 pub(crate) fn usable<T>(all: &[T], around: impl Fn(&T) -> &Around) -> Vec<&T> {
-    let usable: Vec<&T> = all.iter().filter(|one| around(one).usable()).collect();
-    println!("{} windows, {} left out: the cores moved in them, or others ran.", all.len(), all.len() - usable.len());
-    if !usable.is_empty() {
-        return usable;
+    let left_out = all.iter().filter(|one| !around(one).usable()).count();
+    println!("{} windows, {left_out} left out: the cores moved in them, or others ran.", all.len());
+    let (chosen, busy) = chosen(all, around);
+    if busy {
+        println!("THE MACHINE WAS BUSY: what follows is from windows in which others ran, and compares little.");
     }
-    println!("THE MACHINE WAS BUSY: what follows is from windows in which others ran, and compares little.");
-    all.iter().filter(|one| around(one).placement().is_some()).collect()
+    chosen
+}
+
+/// The same without a word: the stretches, and whether others ran in all of them.
+pub(crate) fn chosen<T>(all: &[T], around: impl Fn(&T) -> &Around) -> (Vec<&T>, bool) {
+    let usable: Vec<&T> = all.iter().filter(|one| around(one).usable()).collect();
+    if usable.is_empty() {
+        (all.iter().filter(|one| around(one).placement().is_some()).collect(), !all.is_empty())
+    } else {
+        (usable, false)
+    }
+}
+
+/// Those in which the cores stood so.
+pub(crate) fn in_placement<'a, T>(all: &[&'a T], placement: Placement, around: impl Fn(&T) -> &Around) -> Vec<&'a T> {
+    all.iter().copied().filter(|one| around(one).placement() == Some(placement)).collect()
 }
 
 /// What this machine's cores did in all, and which of it was part of the measurement. The rest was others' or the host's.
@@ -215,8 +262,28 @@ pub(crate) fn sleep(length: Duration) -> Result<(), Failure> {
     }
 }
 
+/// A quotient of figures, 0 where there is nothing to divide by.
+pub(crate) fn quotient(of: f64, by: f64) -> f64 {
+    if by > 0.0 { of / by } else { 0.0 }
+}
+
 /// A quotient for people to read.
 #[allow(clippy::cast_precision_loss, reason = "figures are read to three digits")]
 pub(crate) fn ratio(of: u64, by: u64) -> f64 {
     if by == 0 { 0.0 } else { of as f64 / by as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disks_queues_are_told_from_other_interrupts() {
+        assert!(is_queue_of("virtio1-req.0", "virtio1"));
+        assert!(is_queue_of("nvme0q3", "nvme0"));
+        for (interrupt, device) in [("virtio1-config", "virtio1"), ("virtio11-req.0", "virtio1"), ("nvme0q0", "nvme0"), ("timer", "block")]
+        {
+            assert!(!is_queue_of(interrupt, device), "{interrupt} of {device}");
+        }
+    }
 }

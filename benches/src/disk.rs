@@ -13,7 +13,16 @@ const PIECE_BYTES: usize = 4 << 20;
 
 /// A file of data in `folder`, every block of which is on the disk. One that is there already is used again.
 pub(crate) fn file(folder: &Path) -> Result<PathBuf, Failure> {
-    let path = folder.join("disk.img");
+    file_named(folder, "disk.img")
+}
+
+/// Another such file, for a device that shares its file with nobody.
+pub(crate) fn own_file(folder: &Path) -> Result<PathBuf, Failure> {
+    file_named(folder, "own.img")
+}
+
+fn file_named(folder: &Path, name: &str) -> Result<PathBuf, Failure> {
+    let path = folder.join(name);
     let whole = fs::metadata(&path).is_ok_and(|found| found.len() == FILE_BYTES && found.blocks() * 512 >= FILE_BYTES);
     if !whole {
         let mut piece = vec![0; PIECE_BYTES];

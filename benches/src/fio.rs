@@ -8,26 +8,19 @@ use serde_json::Value;
 use spinel_testbed::process::tail;
 
 use crate::Failure;
-use crate::client::BLOCK_BYTES;
+use crate::contest::{Latency, Seen};
 use crate::servers::Place;
+use crate::work::Work;
 
-/// What one run of fio saw.
-pub(crate) struct Run {
-    pub(crate) reads: u64,
-    pub(crate) errors: u64,
-    pub(crate) took_ns: u64,
-    pub(crate) p50_ns: u64,
-    pub(crate) p99_ns: u64,
-    pub(crate) cpu_ns: u64,
-}
-
-/// Random reads through io_uring past the page cache, by one thread on the client's core.
-pub(crate) fn run(place: &Place, file: &Path, depth: u16, warm_up: Duration, length: Duration) -> Result<Run, Failure> {
+/// Does the work through io_uring past the page cache, by one thread on the client's core.
+pub(crate) fn run(place: &Place, file: &Path, work: &Work, warm_up: Duration, length: Duration) -> Result<Seen, Failure> {
     let log = place.logs.join("fio.log");
     let mut command = place.command("fio");
-    command.args(["--name=reads", "--rw=randread", "--ioengine=io_uring", "--direct=1", "--readonly", "--thread", "--time_based"]);
+    command.args(["--name=bench", "--ioengine=io_uring", "--direct=1", "--thread", "--time_based", "--allow_file_create=0"]);
     command.args(["--norandommap", "--randrepeat=0", "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json"]);
-    command.arg(format!("--filename={}", file.display())).arg(format!("--bs={BLOCK_BYTES}")).arg(format!("--iodepth={depth}"));
+    // Reads and writes together, and never a buffer that a disk could leave out.
+    command.args(["--unified_rw_reporting=mixed", "--refill_buffers"]).args(work.fio());
+    command.arg("--percentile_list=50:99:99.9").arg(format!("--filename={}", file.display()));
     command.arg(format!("--ramp_time={}ms", warm_up.as_millis())).arg(format!("--runtime={}ms", length.as_millis()));
     command.arg(format!("--cpus_allowed={}", place.cores.client)).stdin(Stdio::null()).stderr(std::fs::File::create(&log)?);
     let output = command.output()?;
@@ -38,18 +31,25 @@ pub(crate) fn run(place: &Place, file: &Path, depth: u16, warm_up: Duration, len
     read(&report["jobs"][0]).ok_or_else(|| "fio's report has another form".into())
 }
 
-fn read(job: &Value) -> Option<Run> {
-    let read = &job["read"];
-    let took_ns = read["runtime"].as_u64()? * 1_000_000;
-    let quantile = |name: &str| read["lat_ns"]["percentile"][name].as_u64();
+fn read(job: &Value) -> Option<Seen> {
+    let all = &job["mixed"];
+    let took_ns = all["runtime"].as_u64()? * 1_000_000;
+    let quantile = |name: &str| all["lat_ns"]["percentile"][name].as_u64();
     let percent = job["usr_cpu"].as_f64()? + job["sys_cpu"].as_f64()?;
-    Some(Run {
-        reads: read["total_ios"].as_u64()?,
-        errors: job["error"].as_u64()?,
+    let requests = all["total_ios"].as_u64()?;
+    Some(Seen {
+        requests,
+        bytes: all["io_bytes"].as_u64()?,
+        errors: job["total_err"].as_u64().unwrap_or(0).max(u64::from(job["error"].as_i64()? != 0)),
         took_ns,
-        p50_ns: quantile("50.000000")?,
-        p99_ns: quantile("99.000000")?,
+        latency: Latency {
+            p50_ns: quantile("50.000000")?,
+            p99_ns: quantile("99.000000")?,
+            p99_9_ns: quantile("99.900000")?,
+            max_ns: all["lat_ns"]["max"].as_u64()?,
+        },
         cpu_ns: share_of(took_ns, percent),
+        busy_ns: None,
     })
 }
 

@@ -6,13 +6,17 @@ use std::time::Duration;
 use serde::Serialize;
 use spinel_reactor::Clock;
 
+use crate::claims::{Finding, Target};
 use crate::client::{BUFFERS_BYTES, Client, Window};
-use crate::cores::{Others, Times, cpu_ns, ratio, sleep};
+use crate::cores::{OTHERS_MAX, Others, Times, cpu_ns, ratio, sleep};
 use crate::servers::{Place, SPIN_US, Spineld};
-use crate::{Failure, micros};
+use crate::table::Spread;
+use crate::{Failure, Pace, micros};
 
-/// Long enough that 0.05 % of it can be told from nothing.
-const STRETCH: Duration = Duration::from_secs(20);
+/// The row of the workloads.
+const ROW: &str = "M2";
+/// So much of a core at most, in percent, while nobody asks for anything.
+const IDLE_PERCENT_MAX: f64 = 0.05;
 const CLIENTS: usize = 10;
 const TRICKLE_PER_SECOND: u32 = 100;
 
@@ -35,7 +39,7 @@ pub(crate) struct Figure {
 }
 
 /// Attaches ten clients, and looks at the process while they are silent, and while one of them trickles.
-pub(crate) fn run(place: &Place, file: &Path) -> Result<Vec<Figure>, Failure> {
+pub(crate) fn run(place: &Place, file: &Path, pace: &Pace) -> Result<Vec<Figure>, Failure> {
     let mut spineld = Spineld::start(place, &[])?;
     let mut sockets = vec![spineld.null("disk0")?, spineld.file("disk1", file)?];
     for number in sockets.len()..CLIENTS {
@@ -49,12 +53,12 @@ pub(crate) fn run(place: &Place, file: &Path) -> Result<Vec<Figure>, Failure> {
     }
     let mut figures = Vec::new();
     figures.push(stretch(place, &spineld, "10 clients, no I/O", || {
-        sleep(STRETCH)?;
+        sleep(pace.silence)?;
         Ok(None)
     })?);
     for (name, client) in ["100 IOPS on one of them, null", "100 IOPS on one of them, file"].into_iter().zip(&mut clients) {
         figures.push(stretch(place, &spineld, name, || {
-            let end = Clock::system().now().after(STRETCH);
+            let end = Clock::system().now().after(pace.silence);
             client.run_at_rate(TRICKLE_PER_SECOND, |now| now < end).map(Some)
         })?);
     }
@@ -87,6 +91,19 @@ fn stretch(
         p50_us: quantile_us(0.5),
         p99_us: quantile_us(0.99),
     })
+}
+
+/// What the row asks for: the cost of silence, and what sleeping costs those who break it.
+pub(crate) fn find(figures: &[Figure], on_top_us: Option<(Spread, bool)>) -> Vec<Finding> {
+    let value = |value| Spread { low: value, median: value, high: value };
+    let busy = |figure: &Figure| figure.others > OTHERS_MAX;
+    let silent = figures.iter().find(|figure| figure.reads == 0);
+    let idle = silent.map(|figure| {
+        let target = Target::AtMost(IDLE_PERCENT_MAX);
+        Finding::of_value(ROW, "10 volumes attached, no I/O", value(figure.percent_of_a_core), "% core", target, busy(figure))
+    });
+    let paid = on_top_us.map(|(on_top, busy)| Finding::of_value(ROW, "first read after 5 ms, on top", on_top, "us", Target::Shown, busy));
+    idle.into_iter().chain(paid).collect()
 }
 
 /// Prints them.

@@ -3,16 +3,24 @@
 
 mod attach;
 mod budgets;
+mod claims;
 mod client;
+mod contenders;
+mod contest;
 mod cores;
 mod disk;
 mod fio;
 mod idle;
+mod loader;
+mod report;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+mod rows;
 mod scenario;
 mod servers;
-mod sidebyside;
 mod table;
 mod wakeups;
+mod work;
 
 use std::cell::Cell;
 use std::error::Error;
@@ -30,6 +38,7 @@ use spinel_testbed::packages::Packages;
 use spinel_testbed::process::kill_all;
 
 use cores::Cores;
+use rows::Ran;
 use scenario::Scenario;
 use servers::Place;
 
@@ -77,15 +86,17 @@ pub(crate) struct Pace {
     pub(crate) windows: usize,
     /// After how many rounds a cell takes what it has.
     pub(crate) rounds_max: u32,
+    /// How long nothing is asked where that is measured: 0.05 % of it can be told from nothing.
+    pub(crate) silence: Duration,
 }
 
 impl Pace {
     fn of(quick: bool) -> Self {
         let warm_up = Duration::from_millis(100);
         if quick {
-            Self { warm_up, window: Duration::from_millis(400), windows: 5, rounds_max: 6 }
+            Self { warm_up, window: Duration::from_millis(300), windows: 5, rounds_max: 6, silence: Duration::from_secs(8) }
         } else {
-            Self { warm_up, window: Duration::from_secs(1), windows: 9, rounds_max: 18 }
+            Self { warm_up, window: Duration::from_secs(1), windows: 9, rounds_max: 18, silence: Duration::from_secs(20) }
         }
     }
 }
@@ -130,8 +141,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !spineld.exists() {
         return Err(format!("{} is missing: cargo build --release -p spinel-daemon", spineld.display()).into());
     }
+    let disk_cores = cores::disk_cores(&folder);
     let place = Place {
-        cores: Cores::choose()?,
+        cores: Cores::choose(&disk_cores)?,
+        disk_cores,
         spineld,
         packages,
         logs: folder.clone(),
@@ -139,38 +152,54 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     cores::pin(&[place.cores.client])?;
     let pace = Pace::of(arguments.quick);
+    let several = scenarios.len() > 1;
+    let (mut findings, mut windows) = (Vec::new(), Vec::new());
     for scenario in scenarios {
         println!("== {} ==", scenario.name());
-        measure(scenario, &place, &folder, &pace, arguments.accept)?;
+        let ran = measure(scenario, &place, &folder, &pace, arguments.accept)?;
+        table::print_findings(&ran.findings);
+        println!();
+        findings.extend(ran.findings);
+        windows.extend(ran.windows);
     }
-    Ok(())
+    if several && !findings.is_empty() {
+        println!("== all rows ==");
+        table::print_findings(&findings);
+        println!();
+    }
+    report::write(&place, &folder, arguments.quick, &findings, &windows)
 }
 
-fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept: bool) -> Result<(), Failure> {
+fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept: bool) -> Result<Ran, Failure> {
     match scenario {
-        Scenario::Reads => {
-            let windows = sidebyside::run(place, &disk::file(folder)?, pace)?;
-            table::print(place, &windows);
-            save(folder, "reads", &windows)
+        Scenario::Reads => rows::reads(place, &disk::file(folder)?, pace),
+        Scenario::L1 => rows::l1(place, &disk::file(folder)?, pace),
+        Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),
+        Scenario::S1 => rows::s1(place, pace),
+        Scenario::K1 => rows::k1(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
+        Scenario::P1 => rows::p1(place, &disk::file(folder)?, pace),
+        Scenario::M2 => {
+            let file = disk::file(folder)?;
+            let figures = idle::run(place, &file, pace)?;
+            idle::print(&figures);
+            save(folder, "m2", &figures)?;
+            let woken = wakeups::run(place, &file, pace, &["null"])?;
+            wakeups::print(&woken);
+            Ok(Ran { findings: idle::find(&figures, wakeups::on_top_us(&woken, "null")), ..Ran::default() })
         }
         Scenario::Wakeups => {
-            let windows = wakeups::run(place, &disk::file(folder)?, pace)?;
+            let windows = wakeups::run(place, &disk::file(folder)?, pace, &wakeups::DEVICES)?;
             wakeups::print(&windows);
-            save(folder, "wakeups", &windows)
-        }
-        Scenario::M2 => {
-            let figures = idle::run(place, &disk::file(folder)?)?;
-            idle::print(&figures);
-            save(folder, "m2", &figures)
+            save(folder, "wakeups", &windows).map(|()| Ran::default())
         }
         Scenario::Attach => {
             let figures = attach::run(place, pace)?;
             attach::print(&figures);
-            save(folder, "attach", &figures)
+            save(folder, "attach", &figures).map(|()| Ran::default())
         }
         Scenario::Budgets => {
             let beside = place.spineld.parent().ok_or("spineld lies nowhere")?;
-            budgets::run(&budgets::counted(beside)?, place.packages.as_ref(), folder, accept)
+            budgets::run(&budgets::counted(beside)?, place.packages.as_ref(), folder, accept).map(|()| Ran::default())
         }
     }
 }

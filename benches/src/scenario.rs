@@ -14,6 +14,16 @@ pub(crate) enum Scenario {
     /// Processor time with ten volumes attached: without I/O, and with 100 reads a second
     #[value(alias = "idle")]
     M2,
+    /// A volume's export beside the raw file under fio: 4k random reads, 1M sequential reads and writes
+    L1,
+    /// A guest's disk beside qemu-storage-daemon's, seen from the host: 1M sequential, 4k random reads
+    L5,
+    /// 1 KiB writes, reads and a scan over 10k slots in memory, beside RocksDB (with --rocksdb)
+    S1,
+    /// 64 KiB get, put and mixed, 16 in flight: in process and over vhost-user-blk
+    K1,
+    /// Random writes of 4k, 64k and 1M with a flush at the end, beside qemu-storage-daemon; 2, 4 and 8 GiB of memory
+    P1,
     /// Instructions for each request, under callgrind, beside what was accepted; only when named
     Budgets,
 }

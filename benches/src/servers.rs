@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::Failure;
 use crate::client::Client;
 use crate::cores::{self, Cores, OTHERS_MAX, Others, sleep};
+use crate::loader::Waits;
 
 /// Bytes of the disks without a file.
 pub(crate) const DISK_BYTES: u64 = 1 << 30;
@@ -28,6 +29,8 @@ const NOBODY: u32 = 65534;
 /// What every server needs to be started.
 pub(crate) struct Place {
     pub(crate) cores: Cores,
+    /// Which cores take the interrupts of the disk that files lie on, if not all do.
+    pub(crate) disk_cores: Vec<usize>,
     pub(crate) spineld: PathBuf,
     /// Programs of Debian's that were fetched; without, those of the machine are used.
     pub(crate) packages: Option<Packages>,
@@ -53,13 +56,21 @@ impl Place {
         Ok(())
     }
 
+    /// How a load on `core` is to wait while a file is written.
+    ///
+    /// The kernel finishes such writes on a core that takes the disk's interrupts: one that polls there would hold
+    /// each of them up until the next tick.
+    pub(crate) fn beside_file_writes(&self, core: usize) -> Waits {
+        if self.disk_cores.contains(&core) { Waits::Sleeping } else { Waits::Polling }
+    }
+
     /// A command for a program that is not ours.
     pub(crate) fn command(&self, program: &str) -> Command {
         self.packages.as_ref().map_or_else(|| Command::new(program), |packages| packages.command(program))
     }
 
     /// Starts something on these cores; the caller goes back to the client's.
-    fn on<T>(&self, cores: &[usize], start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(crate) fn on<T>(&self, cores: &[usize], start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         cores::pin(cores)?;
         let started = start();
         cores::pin(&[self.cores.client])?;
@@ -189,6 +200,12 @@ impl StorageDaemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Waits until it listens, and answers where.
+    pub(crate) fn socket(&mut self) -> Result<PathBuf, Failure> {
+        drop(self.connect(1 << 20)?);
+        Ok(self.socket.clone())
     }
 
     /// Connects as soon as it listens.

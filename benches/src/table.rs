@@ -1,12 +1,15 @@
-//! The table of windows: medians and spreads by placement, and ratios within rounds. Knows no server.
+//! Tables for people: windows by placement with medians and spreads, and what was found in all. Knows nobody who took part.
 
-use crate::cores::{self, Placement, ratio};
+use serde::Serialize;
+
+use crate::claims::Finding;
+use crate::contest::Window;
+use crate::cores::{self, Placement, quotient, ratio};
 use crate::micros;
 use crate::servers::{Place, SPIN_US};
-use crate::sidebyside::{DEPTHS, ROWS, SPINELD, Window};
 
 /// The middle of some figures, and their lowest and highest.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) low: f64,
     pub(crate) median: f64,
@@ -23,63 +26,154 @@ impl Spread {
     }
 }
 
+/// What one entrant's windows of one work come to, in one placement: medians, and the spread of the rate.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) work: &'static str,
+    pub(crate) device: &'static str,
+    pub(crate) entrant: &'static str,
+    pub(crate) windows: usize,
+    pub(crate) per_second: Spread,
+    pub(crate) mib_per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p99_9_us: f64,
+    pub(crate) cpu_ns: f64,
+    pub(crate) busy_ns: Option<f64>,
+    pub(crate) errors: u64,
+    /// The first entrant's rate on the same device to this one's, from windows of the same round, and how many those are.
+    pub(crate) first_to_this: Option<(Spread, usize)>,
+}
+
+/// The cells of windows of one placement: works in turn, within one the entrants as they took their turns.
+pub(crate) fn cells(windows: &[&Window]) -> Vec<Cell> {
+    let key = |window: &Window| (window.scenario, window.work, window.device, window.entrant);
+    let mut groups: Vec<Vec<&Window>> = Vec::new();
+    for window in windows {
+        match groups.iter_mut().find(|group| key(group[0]) == key(window)) {
+            Some(group) => group.push(window),
+            None => groups.push(vec![window]),
+        }
+    }
+    let place = |group: &[&Window]| windows.iter().position(|window| (window.scenario, window.work) == (group[0].scenario, group[0].work));
+    groups.sort_by_key(|group| place(group));
+    let beside = |group: &[&Window]| {
+        let alike = |other: &&Vec<&Window>| {
+            let (other, own) = (other[0], group[0]);
+            (other.scenario, other.work, other.device) == (own.scenario, own.work, own.device)
+        };
+        let first = groups.iter().find(alike).filter(|first| key(first[0]) != key(group[0]))?;
+        let pair = |theirs: &&Window| Some(quotient(first.iter().find(|ours| ours.round == theirs.round)?.per_second, theirs.per_second));
+        let ratios: Vec<f64> = group.iter().filter_map(pair).collect();
+        let pairs = ratios.len();
+        Spread::of(ratios).map(|spread| (spread, pairs))
+    };
+    groups.iter().filter_map(|group| cell(group, beside(group))).collect()
+}
+
+fn cell(group: &[&Window], first_to_this: Option<(Spread, usize)>) -> Option<Cell> {
+    let of = |figure: fn(&Window) -> f64| Spread::of(group.iter().map(|window| figure(window)));
+    let median = |figure| of(figure).map_or(0.0, |spread| spread.median);
+    let one = group.first()?;
+    Some(Cell {
+        work: one.work,
+        device: one.device,
+        entrant: one.entrant,
+        windows: group.len(),
+        per_second: of(|window| window.per_second)?,
+        mib_per_second: median(|window| window.mib_per_second),
+        p50_us: median(|window| micros(window.latency.p50_ns)),
+        p99_us: median(|window| micros(window.latency.p99_ns)),
+        p99_9_us: median(|window| micros(window.latency.p99_9_ns)),
+        cpu_ns: median(|window| window.cpu_ns),
+        busy_ns: Spread::of(group.iter().filter_map(|window| window.busy_ns)).map(|busy| busy.median),
+        errors: group.iter().map(|window| window.errors).sum(),
+        first_to_this,
+    })
+}
+
 /// Prints a table for each placement that was met.
 pub(crate) fn print(place: &Place, windows: &[Window]) {
-    println!("4k random reads, one queue, polling client on core {}, server on core {};", place.cores.client, place.cores.engine);
-    println!("fio is server and client in one, on core {}.", place.cores.client);
-    println!("spineld adaptive, spins up to {SPIN_US} us. Medians of windows, with the lowest and highest IOPS.");
+    let cores = place.cores;
+    println!("Servers on core {}, clients on core {}; fio is both in one, on the client's.", cores.engine, cores.client);
+    println!("spineld adaptive, spins up to {SPIN_US} us. Medians of windows, with the lowest and highest rate.");
     let errors: u64 = windows.iter().map(|window| window.errors).sum();
-    println!("{errors} reads failed.");
+    println!("{errors} requests failed.");
     let usable = cores::usable(windows, |window| &window.around);
     for placement in [Placement::Near, Placement::Far] {
-        let there: Vec<&Window> = usable.iter().copied().filter(|window| window.around.placement() == Some(placement)).collect();
+        let there = cores::in_placement(&usable, placement, |window| &window.around);
         if let Some(probes) = Spread::of(there.iter().flat_map(|window| window.around.round_trip_ns).map(|ns| ratio(ns, 1))) {
             println!("\n{placement:?} cores: a cache line there and back takes {} ns ({}-{})", probes.median, probes.low, probes.high);
-            print_placement(&there);
+            print_cells(&cells(&there));
         }
     }
 }
 
-fn print_placement(windows: &[&Window]) {
+fn print_cells(cells: &[Cell]) {
     println!(
-        "{:<8}{:>6}  {:<20}{:>3}{:>10}{:>20}{:>10}{:>10}{:>10}{:>10}  spineld to this",
-        "disk", "depth", "server", "n", "kIOPS", "(low-high)", "p50 us", "p99 us", "CPU ns/IO", "busy ns"
+        "{:<28}{:<8}{:<20}{:>3}{:>10}{:>18}{:>9}{:>10}{:>10}{:>10}{:>10}{:>9}  first of its disk to this",
+        "work", "disk", "who", "n", "k/s", "(low-high)", "MiB/s", "p50 us", "p99 us", "p99.9 us", "CPU ns/IO", "busy ns"
     );
-    for depth in DEPTHS {
-        for (device, server) in ROWS {
-            let own = |window: &&&Window| (window.device, window.server, window.depth) == (device, server, depth);
-            let cell: Vec<&Window> = windows.iter().filter(own).copied().collect();
-            print_row(device, server, depth, &cell, windows);
-        }
+    for cell in cells {
+        let rate = cell.per_second;
+        println!(
+            "{:<28}{:<8}{:<20}{:>3}{:>10.1}{:>18}{:>9.0}{:>10.2}{:>10.2}{:>10.1}{:>10.0}{:>9}  {}",
+            cell.work,
+            cell.device,
+            cell.entrant,
+            cell.windows,
+            rate.median / 1e3,
+            format!("({:.1}-{:.1})", rate.low / 1e3, rate.high / 1e3),
+            cell.mib_per_second,
+            cell.p50_us,
+            cell.p99_us,
+            cell.p99_9_us,
+            cell.cpu_ns,
+            cell.busy_ns.map_or(String::new(), |busy| format!("{busy:.0}")),
+            cell.first_to_this.map_or(String::new(), |(ratio, pairs)| format!(
+                "{:.2}x ({:.2}-{:.2}, {pairs} pairs)",
+                ratio.median, ratio.low, ratio.high
+            )),
+        );
     }
 }
 
-fn print_row(device: &str, server: &str, depth: u16, cell: &[&Window], windows: &[&Window]) {
-    let of = |figure: &dyn Fn(&Window) -> f64| Spread::of(cell.iter().map(|window| figure(window)));
-    let Some(rate) = of(&|window| window.reads_per_second / 1000.0) else { return };
-    let median = |figure: &dyn Fn(&Window) -> f64| of(figure).map_or(0.0, |spread| spread.median);
-    let busy = Spread::of(cell.iter().filter_map(|window| window.busy_ns)).map_or(String::new(), |busy| format!("{:.0}", busy.median));
+/// Prints what was found, a line each.
+pub(crate) fn print_findings(findings: &[Finding]) {
+    if findings.is_empty() {
+        return;
+    }
     println!(
-        "{device:<8}{depth:>6}  {server:<20}{:>3}{:>10.1}{:>20}{:>10.2}{:>10.2}{:>10.0}{busy:>10}  {}",
-        cell.len(),
-        rate.median,
-        format!("({:.0}-{:.0})", rate.low, rate.high),
-        median(&|window| micros(window.p50_ns)),
-        median(&|window| micros(window.p99_ns)),
-        median(&|window| window.cpu_ns),
-        if server == SPINELD { String::new() } else { compare(cell, windows) },
+        "{:<5}{:<38}{:<6}{:<20}{:>12}  {:<20}{:>12}  {:<6}{:<20}{:<10}verdict",
+        "row", "shape", "cores", "ours", "", "baseline", "", "", "ratio (low-high)", "target"
     );
+    for found in findings {
+        let errors = if found.errors > 0 { format!(", {} ERRORS", found.errors) } else { String::new() };
+        println!(
+            "{:<5}{:<38}{:<6}{:<20}{:>12}  {:<20}{:>12}  {:<6}{:<20}{:<10}{}{errors}",
+            found.row,
+            found.shape,
+            found.placement.map(|placement| format!("{placement:?}").to_lowercase()).unwrap_or_default(),
+            found.ours,
+            figure(found.ours_value),
+            found.baseline,
+            found.baseline_value.map(figure).unwrap_or_default(),
+            found.unit,
+            found.ratio_words(),
+            found.target.words(),
+            found.verdict(),
+        );
+    }
 }
 
-/// spineld's rate and p50 to those of a cell, from windows of the same round.
-fn compare(cell: &[&Window], windows: &[&Window]) -> String {
-    let beside = |theirs: &Window| {
-        let same = |ours: &Window| (ours.device, ours.depth, ours.round) == (theirs.device, theirs.depth, theirs.round);
-        windows.iter().copied().find(|ours| ours.server == SPINELD && same(ours))
-    };
-    let pairs: Vec<(&Window, &Window)> = cell.iter().filter_map(|theirs| Some((beside(theirs)?, *theirs))).collect();
-    let rate = Spread::of(pairs.iter().map(|(ours, theirs)| ours.reads_per_second / theirs.reads_per_second));
-    rate.map_or("no pair".to_owned(), |rate| format!("{:.2}x IOPS ({:.2}-{:.2}, {} pairs)", rate.median, rate.low, rate.high, pairs.len()))
+/// A figure to about four digits.
+pub(crate) fn figure(value: f64) -> String {
+    match value.abs() {
+        large if large >= 1000.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        one if one >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
 }
 
 #[cfg(test)]
@@ -91,5 +185,10 @@ mod tests {
         assert_eq!(Spread::of([]), None);
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { low: 1.0, median: 2.0, high: 3.0 }));
         assert_eq!(Spread::of([4.0, 1.0]).map(|spread| spread.median), Some(2.5));
+    }
+
+    #[test]
+    fn figures_have_about_four_digits() {
+        assert_eq!([12_345.6, 123.45, 1.234, 0.01234].map(figure), ["12346", "123.5", "1.23", "0.0123"]);
     }
 }

@@ -13,7 +13,7 @@ use crate::{Failure, Pace, micros};
 
 /// How long nothing is asked before each read; none is one read right after another.
 const SILENCES: [Duration; 3] = [Duration::ZERO, Duration::from_micros(500), Duration::from_millis(5)];
-const DEVICES: [&str; 2] = ["null", "file"];
+pub(crate) const DEVICES: [&str; 2] = ["null", "file"];
 const MODES: [&str; 2] = ["poll", "adaptive"];
 
 /// One stretch of reads after silences.
@@ -32,10 +32,10 @@ pub(crate) struct Window {
 }
 
 /// Starts a spineld for each round, device and mode in turn, and reads from it after silences.
-pub(crate) fn run(place: &Place, file: &Path, pace: &Pace) -> Result<Vec<Window>, Failure> {
+pub(crate) fn run(place: &Place, file: &Path, pace: &Pace, devices: &[&'static str]) -> Result<Vec<Window>, Failure> {
     let mut windows = Vec::new();
     for round in 0..pace.rounds_max.div_ceil(2) {
-        for device in DEVICES {
+        for device in devices.iter().copied() {
             for mode in MODES {
                 place.wait_for_quiet(&[])?;
                 // Before it starts and after it ends: a core that never sleeps leaves the probe no time.
@@ -84,6 +84,19 @@ fn one_server(
     drop(client);
     spineld.stop()?;
     Ok(windows)
+}
+
+/// What adaptive mode adds to the median of reads after the longest silence, in microseconds, from windows of the same
+/// round; and whether others ran in all of those.
+pub(crate) fn on_top_us(windows: &[Window], device: &str) -> Option<(Spread, bool)> {
+    let silence_us = SILENCES.iter().max()?.as_micros();
+    let own: Vec<Window> = windows.iter().filter(|window| window.device == device && window.silence_us == silence_us).cloned().collect();
+    let (chosen, busy) = cores::chosen(&own, |window| &window.around);
+    let of = |mode: &'static str| chosen.iter().copied().filter(move |window| window.mode == mode);
+    let alike = |one: &Window, other: &Window| (one.round, one.around.placement()) == (other.round, other.around.placement());
+    let pairs = of("adaptive").filter_map(|slept| Some((slept, of("poll").find(|spun| alike(slept, spun))?)));
+    let on_top = Spread::of(pairs.map(|(slept, spun)| micros(slept.p50_ns) - micros(spun.p50_ns)))?;
+    Some((on_top, busy))
 }
 
 /// Prints what adaptive mode adds to the median and to the 99th of a hundred.

@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Fewer and shorter windows: within 5 minutes once everything is built
     #[arg(long)]
     quick: bool,
+    /// Build RocksDB and compare s1 with it: 20 minutes on two cores, once; needs g++ and libclang-dev
+    #[arg(long)]
+    rocksdb: bool,
     /// Of budgets: take what is counted now for the new budgets
     #[arg(long)]
     accept: bool,
@@ -43,7 +46,10 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<(), Failure> {
     std::fs::create_dir_all(&folder)?;
     let mut steps = Steps::new(2);
     steps.run("fetch qemu-storage-daemon, fio and valgrind", |step| bed::packages(&folder.join("fetch.log"), step))?;
-    let build = ["build", "--release", "-p", "spinel-daemon", "-p", "spinel-benches"];
+    let mut build = vec!["build", "--release", "-p", "spinel-daemon", "-p", "spinel-benches"];
+    if options.rocksdb {
+        build.extend(["--features", "spinel-benches/rocksdb"]);
+    }
     steps.run("build spineld and the benchmarks", |step| project.cargo(&build, &[], &folder.join("build.log"), step))?;
     let mut command = Command::new(project.target.join("release/spinel-benches"));
     command.arg("--folder").arg(&folder).args(options.quick.then_some("--quick")).args(options.accept.then_some("--accept"));

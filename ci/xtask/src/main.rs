@@ -35,7 +35,7 @@ enum Command {
     Demo(demo::Options),
     /// Run everything that has to pass, and sum it up: format, lints, tests, documentation, guests
     Test(test::Options),
-    /// Measure Spinel beside others on this machine: reads, wake-ups, idle cost, attaching
+    /// Measure Spinel beside others on this machine, and count its instructions (--list says what there is)
     Bench(bench::Options),
     /// Talk to the guest that `demo --keep` has left running
     Console,
