@@ -36,7 +36,12 @@ pub struct Setting {
 /// Gathers what several jobs hand over while they work.
 #[derive(Debug)]
 pub struct Collector {
+    /// How long a tally is.
+    tally_ns: u64,
+    /// How long a place on the grid is: as long as a tally, or in long runs a multiple.
     interval_ns: u64,
+    /// Most tallies kept of one job.
+    tallies_max: usize,
     /// When each job began to measure, and how far it came.
     jobs: Vec<Progress>,
     total: Tally,
@@ -49,18 +54,19 @@ pub struct Collector {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
+    /// How many pieces it has, and where the last of them is.
     pieces: usize,
+    last: Option<usize>,
     until: Instant,
     ended: Option<Ended>,
 }
 
-/// One tally of one job, its histograms packed: 300 KiB become some hundred bytes.
+/// Some tallies of one job, mostly one, their histograms packed: 300 KiB become some hundred bytes.
 #[derive(Clone, Debug)]
 struct Piece {
     job: usize,
     from: Instant,
     until: Instant,
-    is_last: bool,
     ops: [Option<Part>; OPS.len()],
 }
 
@@ -107,7 +113,6 @@ impl Piece {
     fn merge(&mut self, other: &Self) {
         self.from = self.from.min(other.from);
         self.until = self.until.max(other.until);
-        self.is_last |= other.is_last;
         for (own, other) in self.ops.iter_mut().zip(&other.ops) {
             match (own, other) {
                 (Some(own), Some(other)) => own.merge(other),
@@ -127,7 +132,9 @@ impl Collector {
     pub fn new(jobs: usize, interval_ns: u64) -> Self {
         assert!(jobs > 0 && interval_ns > 0, "a run has jobs, and tallies have a length");
         Self {
+            tally_ns: interval_ns,
             interval_ns,
+            tallies_max: TALLIES_MAX,
             jobs: vec![Progress::default(); jobs],
             total: Tally::of(|_| false),
             pieces: Vec::new(),
@@ -146,12 +153,29 @@ impl Collector {
         let progress = &mut self.jobs[job];
         progress.until = tally.until;
         progress.ended = tally.ended.or(progress.ended);
-        progress.pieces += 1;
         let ops = tally.ops.each_ref().map(|op| op.as_deref().and_then(Part::of));
-        self.pieces.push(Piece { job, from: tally.from, until: tally.until, is_last: tally.ended.is_some(), ops });
-        if progress.pieces > TALLIES_MAX {
+        let piece = Piece { job, from: tally.from, until: tally.until, ops };
+        self.keep(piece);
+        if self.jobs[job].pieces > self.tallies_max {
             self.coarsen();
         }
+    }
+
+    /// Puts a piece behind the others, or into the last one of its job if both together are about as long as an interval.
+    ///
+    /// So what a job did after its last full interval belongs to that: a stretch of microseconds says nothing.
+    fn keep(&mut self, piece: Piece) {
+        let longest_ns = self.interval_ns + self.tally_ns / 2;
+        let progress = &mut self.jobs[piece.job];
+        if let Some(last) = progress.last.map(|last| &mut self.pieces[last])
+            && last.took_ns() + piece.took_ns() < longest_ns
+        {
+            last.merge(&piece);
+            return;
+        }
+        progress.pieces += 1;
+        progress.last = Some(self.pieces.len());
+        self.pieces.push(piece);
     }
 
     /// How many requests have ended so far, and how many of them failed.
@@ -168,7 +192,9 @@ impl Collector {
 
     /// The last stretch that no job will add anything to, unless it was returned before.
     pub fn latest(&mut self) -> Option<Stretch> {
-        let reached = self.jobs.iter().filter(|job| job.ended.is_none()).map(|job| self.place(job.until)).min();
+        // A little early is on time: clocks are looked at now and then.
+        let full = |until| (self.since_origin_ns(until) + self.tally_ns / 4) / self.interval_ns;
+        let reached = self.jobs.iter().filter(|job| job.ended.is_none()).map(|job| full(job.until)).min();
         let groups = self.groups();
         let group = groups.iter().rfind(|group| reached.is_none_or(|reached| group.places.end <= reached))?;
         if group.places.end <= self.unseen {
@@ -223,10 +249,6 @@ impl Collector {
 
     fn places(&self, piece: &Piece) -> Range<u64> {
         let (first, end) = (self.place(piece.from), self.place(piece.until));
-        // What a job did after its last full interval belongs to that: a stretch of microseconds says nothing.
-        if piece.is_last && piece.took_ns() < self.interval_ns / 2 && first > 0 {
-            return first - 1..first;
-        }
         first..end.max(first + 1)
     }
 
@@ -280,27 +302,13 @@ impl Collector {
         KINDS.into_iter().enumerate().filter_map(of_kind).collect()
     }
 
-    /// Makes the grid twice as coarse: of each job, neighbours that now share a place become one.
+    /// Makes the grid twice as coarse: of each job, neighbours become one.
     fn coarsen(&mut self) {
         self.interval_ns *= 2;
         self.unseen = self.unseen.div_ceil(2);
-        let mut kept: Vec<Piece> = Vec::with_capacity(self.pieces.len());
-        let mut lasts: Vec<Option<usize>> = vec![None; self.jobs.len()];
-        self.jobs.iter_mut().for_each(|job| job.pieces = 0);
-        for piece in std::mem::take(&mut self.pieces) {
-            let job = piece.job;
-            let last = lasts[job].filter(|&last| kept[last].took_ns() + piece.took_ns() <= self.interval_ns + self.interval_ns / 4);
-            if let Some(last) = last {
-                kept[last].merge(&piece);
-                // A pair is complete.
-                lasts[job] = None;
-            } else {
-                lasts[job] = Some(kept.len());
-                self.jobs[job].pieces += 1;
-                kept.push(piece);
-            }
-        }
-        self.pieces = kept;
+        self.jobs.iter_mut().for_each(|job| (job.pieces, job.last) = (0, None));
+        let pieces = std::mem::take(&mut self.pieces);
+        pieces.into_iter().for_each(|piece| self.keep(piece));
     }
 }
 
@@ -443,21 +451,18 @@ mod tests {
 
     #[test]
     fn a_long_run_gets_longer_stretches_and_keeps_every_request() {
-        let mut collector = Collector::new(2, MS);
-        let tallies = 2 * u64::try_from(TALLIES_MAX).unwrap() + 10;
-        for k in 0..tallies {
+        let mut collector = Collector { tallies_max: 64, ..Collector::new(2, MS) };
+        for k in 0..300 {
             collector.take(0, &reads(k, k + 1, 2));
             collector.take(1, &reads(k, k + 1, 1));
-            if k % 500 == 0 {
-                collector.latest();
-            }
+            collector.latest();
+            assert!(collector.pieces.len() <= 2 * 64);
         }
-        assert!(collector.pieces.len() <= 2 * TALLIES_MAX);
         let run = collector.finish(setting());
-        assert_eq!(run.all.requests, 3 * tallies);
-        assert_eq!(run.series.iter().map(|stretch| stretch.requests).sum::<u64>(), 3 * tallies);
+        assert_eq!(run.all.requests, 900);
+        assert_eq!(run.series.iter().map(|stretch| stretch.requests).sum::<u64>(), 900);
         assert_eq!(run.series.iter().map(|stretch| stretch.took_ns).sum::<u64>(), run.took_ns);
-        assert!(run.series.len() < TALLIES_MAX, "{}", run.series.len());
+        assert!((32..=64).contains(&run.series.len()), "{}", run.series.len());
     }
 
     #[test]

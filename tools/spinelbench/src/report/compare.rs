@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use spinel_units::{count, time};
 
 use super::table::{Colours, add, grid, push_grid, push_painted, push_wrapped};
-use super::words::{self, KINDS, bandwidth, printable, tight, whole};
+use super::words::{self, KINDS, bandwidth, printable, whole};
 use super::{Latency, Outcome, Report, Run};
 
 /// Ratios this near to 1 are no difference: runs of the same thing differ by as much.
@@ -134,20 +134,26 @@ pub fn rows(entries: &[Entry<'_>]) -> Vec<Row> {
 /// Why figures may not be comparable: what of each other run is not as in the base.
 #[must_use]
 pub fn differences(entries: &[Entry<'_>]) -> Vec<String> {
+    type Fact = fn(&Entry<'_>) -> String;
     let Some((base, others)) = entries.split_first() else { return Vec::new() };
+    let facts: [(&str, Fact); 3] = [
+        ("the job", |entry| words::job(&entry.run.job, entry.run.cores.len())),
+        ("the number of cores", |entry| entry.run.cores.len().to_string()),
+        ("the machine", |entry| words::machine(&entry.report.machine)),
+    ];
     let mut differences = Vec::new();
-    for other in others {
-        let mut differs = |what: &str, own: String, base: String| {
-            if own != base {
-                differences.push(format!("{}: {what} is \"{own}\", the base's \"{base}\"", other.label));
+    for (what, fact) in facts {
+        // Those that differ from the base in the same way are told in one sentence.
+        let mut values: Vec<(String, Vec<&str>)> = Vec::new();
+        for other in others.iter().filter(|other| fact(other) != fact(base)) {
+            match values.iter_mut().find(|(value, _)| *value == fact(other)) {
+                Some((_, labels)) => labels.push(&other.label),
+                None => values.push((fact(other), vec![&other.label])),
             }
-        };
-        let job = |entry: &Entry<'_>| words::job(&entry.run.job, entry.run.cores.len());
-        differs("the job", job(other), job(base));
-        let cores = |entry: &Entry<'_>| entry.run.cores.len().to_string();
-        differs("the number of cores", cores(other), cores(base));
-        let machine = |entry: &Entry<'_>| words::machine(&entry.report.machine);
-        differs("the machine", machine(other), machine(base));
+        }
+        let sentence =
+            |(value, labels): (String, Vec<&str>)| format!("{}: {what} is \"{value}\", the base's \"{}\"", labels.join("; "), fact(base));
+        differences.extend(values.into_iter().map(sentence));
     }
     differences
 }
@@ -193,7 +199,7 @@ fn outcome_rows<'a>(kind: &'static str, entries: &[Entry<'a>], outcome: impl Fn(
         // What did not happen took no time.
         let values: Vec<Option<f64>> =
             entries.iter().map(|entry| outcome(entry.run).filter(|outcome| outcome.requests > 0).map(of)).collect();
-        row(kind, what, Good::Low, &values, |ns| tight(whole(ns)))
+        row(kind, what, Good::Low, &values, |ns| time(whole(ns)))
     };
     vec![
         row(kind, "IOPS", Good::High, &values(&|outcome| outcome.iops), count),
@@ -216,7 +222,7 @@ fn processor_rows(entries: &[Entry<'_>]) -> [Row; 2] {
     let client: Vec<Option<f64>> = entries.iter().map(|entry| per_request(entry.run, entry.run.client_cpu_ns)).collect();
     let server = |entry: &Entry<'_>| entry.run.server_cpu_ns.and_then(|ns| per_request(entry.run, ns));
     let server: Vec<Option<f64>> = entries.iter().map(server).collect();
-    let show = |ns: f64| time(whole(ns)).replace(' ', "");
+    let show = |ns: f64| time(whole(ns));
     [row("all", "CPU here", Good::Low, &client, show), row("all", "CPU target", Good::Low, &server, show)]
 }
 
@@ -242,7 +248,7 @@ pub fn text(reports: &[Report], colours: Colours) -> String {
         push_painted(&mut text, &format!("! not the same: {}", printable(&difference)), |line| colours.bad(line));
     }
     for entry in &entries {
-        for warning in words::warnings(entry.run) {
+        for warning in words::warnings(entry.run).into_iter().chain(words::behind(entry.run)) {
             push_painted(&mut text, &printable(&format!("! {}: {warning}", entry.label)), |line| colours.bad(line));
         }
     }

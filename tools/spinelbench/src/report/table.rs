@@ -93,6 +93,9 @@ fn single(run: &Run, colours: Colours) -> String {
     push_grid(&mut text, &grid, |_, line| line.to_owned());
     push_wrapped(&mut text, &format!("CPU per request: {}", words::processor_time(run)));
     push_remarks(&mut text, run, colours);
+    if let Some(behind) = words::behind(run) {
+        push_painted(&mut text, &format!("! {behind}"), |line| colours.bad(line));
+    }
     text
 }
 

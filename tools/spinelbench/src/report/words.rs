@@ -164,7 +164,7 @@ pub fn processor_time(run: &Run) -> String {
     let here = format!("{} here ({taken} of {cores} core{})", per_request(run.client_cpu_ns), if cores == 1 { "" } else { "s" });
     match run.server_cpu_ns {
         Some(ns) => format!("{here}, {} in the target's process", per_request(ns)),
-        None => format!("{here}; the target's process is not known"),
+        None => format!("{here}; no other process was measured"),
     }
 }
 
@@ -208,13 +208,14 @@ pub fn warnings(run: &Run) -> Vec<String> {
     if run.all.requests == 0 {
         all.push("no request ended in the time that was measured".to_owned());
     }
-    if let Some(asked) = fell_behind(run) {
-        let (asked, reached) = (count(asked), count(run.all.iops));
-        all.push(format!(
-            "{asked}/s were asked for and {reached}/s reached: latency includes waiting, and grows with the length of the run"
-        ));
-    }
     all
+}
+
+/// That an open loop's target could not keep up, in a sentence. In a sweep that is what is looked for.
+#[must_use]
+pub fn behind(run: &Run) -> Option<String> {
+    let (asked, reached) = (count(fell_behind(run)?), count(run.all.iops));
+    Some(format!("{asked}/s were asked for and {reached}/s reached: latency includes waiting, and grows with the length of the run"))
 }
 
 /// What verification found to be right, in a sentence.
@@ -329,9 +330,11 @@ mod tests {
     #[test]
     fn what_went_wrong_is_said_in_full() {
         let said = warnings(&sample::troubled().runs[0]).join("\n");
-        for part in ["failed by the medium", "given up", "WRONG DATA: 2 of", "block 77", "interrupted after", "were asked for"] {
+        for part in ["failed by the medium", "given up", "WRONG DATA: 2 of", "block 77", "interrupted after"] {
             assert!(said.contains(part), "{part} is missing in {said}");
         }
         assert_eq!(warnings(&sample::reads().runs[0]), Vec::<String>::new());
+        assert!(behind(&sample::troubled().runs[0]).unwrap().starts_with("1M/s were asked for and 1k/s reached"));
+        assert_eq!(behind(&sample::sweep().runs[0]), None);
     }
 }

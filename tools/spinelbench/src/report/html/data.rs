@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::report::compare::Entry;
 use crate::report::histogram::from_text;
+use crate::report::words::KINDS;
 use crate::report::{Latency, Outcome, Report, Run, words};
 
 /// Points of a percentile curve for each halving of the distance to 100 %.
@@ -45,7 +46,11 @@ pub(super) fn colour(index: usize, sweeps: &[Sweep<'_>]) -> String {
             let ramp = number % RAMPS;
             format!("color-mix(in oklab, var(--high{ramp}) {high}%, var(--low{ramp}))")
         }
-        None => format!("var(--c{})", index % COLOURS),
+        // The first colours are the sweeps' own.
+        None => {
+            let swept: usize = sweeps.iter().filter(|sweep| sweep.first < index).map(|sweep| sweep.report.runs.len()).sum();
+            format!("var(--c{})", (sweeps.len() + index - swept) % COLOURS)
+        }
     }
 }
 
@@ -82,7 +87,11 @@ fn is_shown(index: usize, sweeps: &[Sweep<'_>]) -> bool {
 fn curves(run: &Run) -> Value {
     let mut kinds = Map::new();
     kinds.insert("all".to_owned(), curve(&run.all));
-    run.ops.iter().for_each(|(kind, outcome)| drop(kinds.insert(kind.clone(), curve(outcome))));
+    for kind in KINDS {
+        if let Some(outcome) = run.ops.get(kind) {
+            kinds.insert(kind.to_owned(), curve(outcome));
+        }
+    }
     Value::Object(kinds)
 }
 

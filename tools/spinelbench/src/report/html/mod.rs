@@ -56,7 +56,7 @@ pub fn page(reports: &[Report]) -> String {
         body.push_str(&sweep_table(sweep));
     }
     body.push_str(&figures(&entries, &sweeps));
-    body.push_str(&comparison(reports));
+    body.push_str(&comparison(reports, &entries, &sweeps));
     body.push_str("<div id=\"charts\"></div>\n<noscript><section>The charts are drawn by a script in this page, and scripts are switched off. The tables have the figures.</section></noscript>\n");
     body.push_str(&facts(&entries, reports));
     format!(
@@ -75,21 +75,22 @@ fn title(entries: &[Entry<'_>], sweeps: &[Sweep<'_>]) -> String {
         ([], _) => "No runs".to_owned(),
         ([only], _) => format!("{} on {}", only.label, only.run.target),
         (_, [sweep]) if sweep.report.runs.len() == entries.len() => format!("Sweep of {}", sweep.report.runs[0].target),
-        (_, []) => format!("{} runs: {} and others", entries.len(), entries[0].label),
-        _ => format!("{} sweeps, {} runs", sweeps.len(), entries.len()),
+        ([first @ .., last], []) if entries.len() <= 4 => {
+            let first: Vec<&str> = first.iter().map(|entry| entry.label.as_str()).collect();
+            format!("{} and {}", first.join(", "), last.label)
+        }
+        (_, []) => format!("{} and {} others", entries[0].label, entries.len() - 1),
+        (_, [_]) => format!("A sweep and {} other runs", entries.len() - sweeps[0].report.runs.len()),
+        _ => format!("{} sweeps: {} runs in all", sweeps.len(), entries.len()),
     }
 }
 
 fn header(title: &str, entries: &[Entry<'_>], reports: &[Report]) -> String {
     let tool = reports.first().map_or("spinelbench", |report| &report.tool);
     let when = entries.iter().map(|entry| entry.run.started_unix_ms).min().map(words::date).unwrap_or_default();
-    let mut lead: Vec<String> = Vec::new();
-    if let Some(entry) = entries.first() {
-        let run = entry.run;
-        lead.push(format!("{}; {}, {}", words::job(&run.job, run.cores.len()), words::cores(&run.cores), words::length(run)));
-    }
     let lead = match entries {
-        [_] => lead.join(""),
+        [Entry { run, .. }] => format!("{}; {}, {}", words::job(&run.job, run.cores.len()), words::cores(&run.cores), words::length(run)),
+        // Where they differ, "What ran" says how.
         _ => String::new(),
     };
     format!(
@@ -105,7 +106,13 @@ fn header(title: &str, entries: &[Entry<'_>], reports: &[Report]) -> String {
 fn warnings(entries: &[Entry<'_>]) -> String {
     let of = |entry: &Entry<'_>| -> Vec<String> {
         let prefix = if entries.len() > 1 { format!("{}: ", entry.label) } else { String::new() };
-        words::warnings(entry.run).into_iter().map(|warning| format!("<li>{}</li>", Safe(&format!("{prefix}{warning}")))).collect()
+        // In a sweep, falling behind is what is looked for, and its table says where it was found.
+        let behind = words::behind(entry.run).filter(|_| !words::is_sweep(entry.report));
+        words::warnings(entry.run)
+            .into_iter()
+            .chain(behind)
+            .map(|warning| format!("<li>{}</li>", Safe(&format!("{prefix}{warning}"))))
+            .collect()
     };
     let items: Vec<String> = entries.iter().flat_map(of).collect();
     if items.is_empty() {
@@ -119,8 +126,9 @@ fn cards(entry: &Entry<'_>) -> String {
     let (all, latency) = (&run.all, &run.all.latency);
     let ns = |ns: u64| if all.requests == 0 { "-".to_owned() } else { time(ns) };
     let per_request = |ns: u64| ns_per(ns, all.requests);
-    let target =
-        run.server_cpu_ns.map_or("the target's is not known".to_owned(), |ns| format!("and {} in the target's process", per_request(ns)));
+    let target = run
+        .server_cpu_ns
+        .map_or("no other process was measured".to_owned(), |ns| format!("and {} in the target's process", per_request(ns)));
     let cards = [
         ("Requests per second", count(all.iops), format!("{} in {}", count(all.requests as f64), time(run.took_ns))),
         ("Bandwidth", bandwidth(all.bandwidth), format!("{} in all", size(all.bytes))),
@@ -231,7 +239,7 @@ fn sweep_table(sweep: &Sweep<'_>) -> String {
 }
 
 /// The first run against each of the others.
-fn comparison(reports: &[Report]) -> String {
+fn comparison(reports: &[Report], all: &[Entry<'_>], sweeps: &[Sweep<'_>]) -> String {
     let entries = compare::entries(reports);
     if entries.len() < 2 {
         return String::new();
@@ -240,14 +248,29 @@ fn comparison(reports: &[Report]) -> String {
     for (index, entry) in entries.iter().enumerate() {
         let name = Safe(&entry.label);
         let colspan = if index == 0 { "" } else { " colspan=\"2\"" };
+        // The run's colour in the charts, unless it stands for a whole sweep.
+        let place = all.iter().position(|other| std::ptr::eq(other.run, entry.run)).filter(|_| !words::is_sweep(entry.report));
+        let mark = place.map_or_else(String::new, |place| swatch(&data::colour(place, sweeps)));
         head.push_str(&format!(
-            "<th{colspan}><span class=\"name\" title=\"{name}\">{name}</span>{}",
+            "<th{colspan}>{mark}<span class=\"name\" title=\"{name}\">{name}</span>{}",
             if index == 0 { ", base" } else { "" }
         ));
     }
+    let rows = comparison_rows(&entries);
+    let differences: String = compare::differences(&entries).iter().map(|line| format!("<li>{}</li>", Safe(line))).collect();
+    let care = match differences.as_str() {
+        "" => String::new(),
+        items => format!("<section class=\"warn\"><h2>Not the same in every run</h2><ul>{items}</ul></section>\n"),
+    };
+    format!(
+        "{care}<section><h2>Against the base</h2><div class=\"scroll\"><table><thead>{head}</thead><tbody>\n{rows}</tbody></table></div></section>\n"
+    )
+}
+
+fn comparison_rows(entries: &[Entry<'_>]) -> String {
     let mut rows = String::new();
     let mut kind = "all";
-    for row in compare::rows(&entries) {
+    for row in compare::rows(entries) {
         if row.kind != kind {
             kind = row.kind;
             rows.push_str(&format!("<tr class=\"head\"><th colspan=\"{}\">{}\n", 2 * entries.len(), kind.replace('_', " ")));
@@ -270,14 +293,7 @@ fn comparison(reports: &[Report]) -> String {
         }
         rows.push('\n');
     }
-    let differences: String = compare::differences(&entries).iter().map(|line| format!("<li>{}</li>", Safe(line))).collect();
-    let care = match differences.as_str() {
-        "" => String::new(),
-        items => format!("<section class=\"warn\"><h2>Not the same in every run</h2><ul>{items}</ul></section>\n"),
-    };
-    format!(
-        "{care}<section><h2>Against the base</h2><div class=\"scroll\"><table><thead>{head}</thead><tbody>\n{rows}</tbody></table></div></section>\n"
-    )
+    rows
 }
 
 /// What ran, on what, and how to read the rest.

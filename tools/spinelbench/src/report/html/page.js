@@ -55,25 +55,30 @@
   };
   const linear = (from, to, low, high) => (value) => low + (high - low) * (value - from) / (to - from || 1);
 
-  // The ends and lines of a logarithmic axis around some values: 1, 2 and 5 of each power of ten.
+  const niceStep = (rough) => {
+    const power = 10 ** Math.floor(Math.log10(rough));
+    return [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough * 0.9999);
+  };
+  // A logarithmic axis around some values: 1, 2 and 5 of each power of ten where there is room, else the powers alone,
+  // and even steps where all values are near each other.
   const logAxis = (values, room) => {
     const real = values.filter((value) => value > 0);
     if (!real.length) return null;
-    const steps = [];
-    for (let power = -1; power < 13; power++) for (const digit of [1, 2, 5]) steps.push(digit * 10 ** power);
-    const [low, high] = [Math.min(...real), Math.max(...real)];
-    const first = Math.max(0, steps.findLastIndex((step) => step <= low));
-    let last = steps.findIndex((step) => step >= high);
-    if (last <= first) last = first + 1;
-    const all = steps.slice(first, last + 1);
-    const isRoomy = all.length <= room;
-    const ticks = isRoomy ? all : all.filter((step) => Number.isInteger(Math.round(Math.log10(step) * 1e6) / 1e6));
-    return { from: all[0], to: all[all.length - 1], ticks, lines: all };
+    const [from, to] = [Math.min(...real) / 1.2, Math.max(...real) * 1.2];
+    const lines = [];
+    for (let power = -1; power < 13; power++) for (const digit of [1, 2, 5]) lines.push(digit * 10 ** power);
+    const inside = lines.filter((line) => line >= from && line <= to);
+    if (inside.length < 3) {
+      const step = niceStep((to - from) / Math.min(5, room));
+      const ticks = [];
+      for (let index = Math.ceil(from / step); index * step <= to; index++) ticks.push(index * step);
+      return { from, to, ticks, lines: ticks };
+    }
+    const powers = inside.filter((line) => Number.isInteger(Math.round(Math.log10(line) * 1e6) / 1e6));
+    return { from, to, ticks: inside.length <= room || powers.length < 2 ? inside : powers, lines: inside };
   };
   const linearAxis = (high, room) => {
-    const rough = (high || 1) / room;
-    const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+    const step = niceStep((high || 1) / room);
     const ticks = [];
     for (let index = 0; index * step < high + step * 0.999; index++) ticks.push(index * step);
     return { from: 0, to: ticks[ticks.length - 1] || 1, ticks };
@@ -108,9 +113,9 @@
         return;
       }
       host.append(canvas);
-      hover(made, canvas, box, tip, probe);
+      hover(made, host, canvas, box, tip, probe);
     };
-    let known = 0;
+    let known = host.clientWidth;
     new ResizeObserver(() => {
       if (host.clientWidth !== known) { known = host.clientWidth; paint(); }
     }).observe(host);
@@ -118,7 +123,7 @@
     return { chips, paint };
   };
 
-  const hover = (made, canvas, box, tip, probe) => {
+  const hover = (made, host, canvas, box, tip, probe) => {
     const cursor = svg("line", { class: "cursor", y1: box.top, y2: box.bottom, visibility: "hidden" });
     const marks = svg("g", {});
     canvas.append(cursor, marks);
@@ -139,11 +144,10 @@
       });
       tip.replaceChildren(html("b", { textContent: found.title }), ...rows);
       tip.hidden = false;
-      const scale = canvas.clientWidth / box.width;
-      const left = canvas.offsetLeft + found.x * scale;
+      const left = host.offsetLeft + found.x * host.clientWidth / box.width;
       const isLeft = left + 14 + tip.offsetWidth > made.clientWidth;
       tip.style.left = `${Math.max(4, isLeft ? left - 14 - tip.offsetWidth : left + 14)}px`;
-      tip.style.top = `${canvas.offsetTop + 8}px`;
+      tip.style.top = `${host.offsetTop + 8}px`;
     };
     const hide = () => {
       tip.hidden = true;
@@ -185,17 +189,20 @@
     canvas.append(svg("text", { x: (box.left + box.right) / 2, y: box.bottom + 39, "text-anchor": "middle" }, x.title));
   };
 
-  // A path through the points; null breaks it. A point alone between two gaps becomes a dot.
+  // A path through the points; null breaks it.
   const path = (points) => {
     let text = "", pen = "M";
     for (const point of points) {
       if (point) { text += `${pen}${point[0].toFixed(1)} ${point[1].toFixed(1)}`; pen = "L"; } else pen = "M";
     }
-    return text.replace(/(M[^ML]+)(?=M|$)/g, "$1h.01");
+    return text;
   };
   const curve = (canvas, points, colour, metric) => {
     const style = `--c: ${colour}; stroke-width: ${metric.width}px; stroke-dasharray: ${metric.dash || "none"}`;
     canvas.append(svg("path", { class: "curve", d: path(points), style }));
+    // A point alone between two gaps has no line.
+    points.filter((point, index) => point && !points[index - 1] && !points[index + 1])
+      .forEach(([cx, cy]) => canvas.append(svg("circle", { class: "dot", cx, cy, r: 3.5, style: `--c: ${colour}` })));
   };
   // Labels at the right end, moved apart where they would cover each other.
   const endLabels = (canvas, box, labels) => {
@@ -238,7 +245,7 @@
     const chart = figure("Latency by percentile", "How long the slowest of every 10, 100, 1,000 requests take: each step to the right is one more nine.",
       "Latency by percentile; the figures are in the table above", (canvas, box) => {
         const runs = shownRuns().filter((run) => (run.curves[state.kind] || []).length);
-        const room = (box.bottom - box.top) / 26;
+        const room = (box.bottom - box.top) / 22;
         const y = logAxis(runs.flatMap((run) => run.curves[state.kind].map((point) => point[1])), room);
         if (!y) return null;
         const nines = Math.max(2, ...runs.map((run) => run.curves[state.kind].at(-1)[0]));
@@ -291,7 +298,7 @@
       "Latency over time", (canvas, box) => {
         const metrics = METRICS.filter((metric) => on.has(metric.key));
         const runs = shownRuns().filter((run) => run.series.length);
-        const room = (box.bottom - box.top) / 26;
+        const room = (box.bottom - box.top) / 22;
         const y = logAxis(runs.flatMap((run) => run.series.flatMap((one) => metrics.map((metric) => one[metric.at]))), room);
         if (!y) return null;
         y.at = logScale(y.from, y.to, box.bottom, box.top);
@@ -301,7 +308,8 @@
         const labels = [];
         for (const run of runs) {
           const points = (metric) => run.series.map((one) => (one[2] ? [x.at(one[0]), y.at(Math.max(one[metric.at], y.from))] : null));
-          if (on.has("p50") && on.has("p99")) {
+          // Bands on top of each other would be mud.
+          if (runs.length < 3 && on.has("p50") && on.has("p99")) {
             const [low, high] = [points(METRICS[0]), points(METRICS[1])];
             for (let from = 0; from < low.length; from++) {
               let to = from;
@@ -355,7 +363,7 @@
     const chart = figure("Latency against throughput", "Each point is a run at one rate. The knee is the last before latency takes off; hollow points did not reach the rate that was asked for.",
       "Latency against throughput", (canvas, box) => {
         const shown = metrics.filter((metric) => on.has(metric.key));
-        const room = (box.bottom - box.top) / 26;
+        const room = (box.bottom - box.top) / 22;
         const y = logAxis(data.sweeps.flatMap((sweep) => sweep.points.flatMap((point) => shown.map((metric) => point[metric.at]))), room);
         if (!y) return null;
         y.at = logScale(y.from, y.to, box.bottom, box.top);
@@ -431,4 +439,5 @@
   drawPercentiles();
   drawLatencies();
   drawRates();
+  drawn.forEach((paint) => paint());
 })();
