@@ -118,7 +118,7 @@ pub enum Initial {
     Unknown,
 }
 
-/// How many writes a sector can remember at most. One that has more, because they all failed, is not judged until it is written again.
+/// How many writes a sector can remember at most. One that has more, because they failed or were never flushed, is not judged until it is written again.
 const VERSIONS_MAX: usize = 256;
 
 /// See the module's first lines.
@@ -136,6 +136,7 @@ pub struct Checker {
     /// The reads that have not ended: when they began, where, and how many sectors.
     reading: Vec<(Tick, u64, u64)>,
     checked: Checked,
+    not_judged: u64,
 }
 
 impl Checker {
@@ -168,6 +169,7 @@ impl Checker {
             sequences: 0,
             reading: Vec::new(),
             checked: Checked::default(),
+            not_judged: 0,
         }
     }
 
@@ -193,6 +195,12 @@ impl Checker {
     #[must_use]
     pub fn checked(&self) -> Checked {
         self.checked
+    }
+
+    /// How many sectors it gave up on so far, because too much about them was uncertain: they are judged again once they are written again.
+    #[must_use]
+    pub fn not_judged(&self) -> u64 {
+        self.not_judged
     }
 
     /// Number of blocks of the area.
@@ -285,6 +293,7 @@ impl Checker {
                 }
                 register.end_write(write.sequence, end, oldest_read, stability);
                 let crowded = register.versions() > VERSIONS_MAX && !register.is_written();
+                self.not_judged += u64::from(crowded);
                 let settled = if crowded { Some(NOT_JUDGED) } else { register.settle(oldest_read, stability) };
                 settled.into_iter().for_each(|settled| self.sectors.settle(index, settled));
             }

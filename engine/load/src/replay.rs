@@ -52,7 +52,7 @@ pub struct Logs {
     pub open: u64,
     /// Flushes that succeeded.
     pub flushes: u64,
-    /// Sectors about which too much is uncertain: they are not judged. See [`UNDECIDED_MAX`].
+    /// Sectors that were given up on because too much about them was uncertain, counted each time. See [`UNDECIDED_MAX`]; and one sector with very many writes that were never flushed.
     pub not_judged: u64,
 }
 
@@ -157,7 +157,6 @@ impl Replay {
                 let (first, sectors) = write.sectors();
                 self.checker.replay_end(write, status, self.index < self.flushed);
                 if self.checker.undecided() > UNDECIDED_MAX {
-                    self.logs.not_judged += u64::from(sectors);
                     self.checker.give_up(first, sectors.into());
                 }
             }
@@ -193,6 +192,7 @@ pub fn replay(path: &Path, after: After, progress: &mut dyn FnMut(Step)) -> Resu
         }
     }
     let Replay { mut checker, mut logs, open, .. } = replay;
+    logs.not_judged = checker.not_judged();
     logs.open = u64::try_from(open.len()).expect("lengths fit 64 bits");
     if loses {
         checker.cut_power();

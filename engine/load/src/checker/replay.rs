@@ -5,7 +5,7 @@ use std::ops::Range;
 use spinel_core::Status;
 
 use super::{Checker, Write};
-use crate::register::Value;
+use crate::register::{NOT_JUDGED, Value};
 
 /// What a write that is told of later has written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,9 +44,10 @@ impl Checker {
 
     /// Gives up judging these sectors until they are written again; writes in flight there are forgotten.
     pub(crate) fn give_up(&mut self, start: u64, sectors: u64) {
+        self.not_judged += sectors;
         for sector in start..start + sectors {
             let index = self.index(sector);
-            self.sectors.settle(index, crate::register::NOT_JUDGED);
+            self.sectors.settle(index, NOT_JUDGED);
         }
     }
 
