@@ -34,6 +34,16 @@ pub struct TooLarge {
     pub area_bytes: u64,
 }
 
+impl TooLarge {
+    /// Whether an area can be verified: the whole of it, before jobs share it.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if not.
+    pub fn check(area_bytes: u64) -> Result<(), Self> {
+        if area_bytes > VERIFIED_MAX_BYTES { Err(Self { area_bytes }) } else { Ok(()) }
+    }
+}
+
 /// What names a verification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
@@ -88,9 +98,7 @@ impl Verification {
         (start_bytes, len_bytes): (u64, u64),
         log: Option<&Arc<WriteLog>>,
     ) -> Result<Self, TooLarge> {
-        if len_bytes > VERIFIED_MAX_BYTES {
-            return Err(TooLarge { area_bytes: len_bytes });
-        }
+        TooLarge::check(len_bytes)?;
         let Identity { volume, epoch, job } = identity;
         let block_bytes = u64::from(geometry.block_bytes);
         let blocks = start_bytes / block_bytes..(start_bytes + len_bytes) / block_bytes;
