@@ -13,13 +13,17 @@ use crate::Failure;
 use crate::cores::ratio;
 
 /// What is counted, as the counted program's arguments: what serves, over which device, which requests of 4 KiB, how many in flight.
-const CASES: [&str; 6] = [
+const CASES: [&str; 10] = [
     "vhost null read 1",
     "vhost null read 32",
     "vhost memory read 1",
     "vhost memory read 32",
     "vhost memory write 1",
     "vhost memory write 32",
+    "load null read 1",
+    "load null read 32",
+    "load memory read 32",
+    "load memory write 32",
 ];
 /// One run is so many requests long, the other twice as long: what is left of their difference is steady.
 const REQUESTS: u64 = 10_000;
@@ -114,7 +118,8 @@ fn compare(counts: &BTreeMap<String, f64>, budgets: &Budgets) -> Vec<String> {
         let verdict = Verdict::of(*count, budget, budgets.tolerance_percent);
         let change = budget.map_or(0.0, |budget| (count / budget - 1.0) * 100.0);
         let shown = budget.map_or("-".to_owned(), |budget| format!("{budget:.1}"));
-        println!("{case:<24}{count:>10.1}{shown:>10}{:>10}  {}", format!("{change:+.2} %"), verdict.word());
+        let changed = if budget.is_some() { format!("{change:+.2} %") } else { "-".to_owned() };
+        println!("{case:<24}{count:>10.1}{shown:>10}{changed:>10}  {}", verdict.word());
         let (count, budget) = (*count, budget.unwrap_or_default());
         match verdict {
             Verdict::Kept => {}

@@ -11,13 +11,14 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 use spinel_core::mem::Region;
 use spinel_core::{Command, Core, CoreId, Device, Instant, Mailbox, Meters, Recipe, mailbox};
+use spinel_load::{Job, Length, Load, Memory, Mix, Sizes, feed};
 use spinel_reactor::Reactor;
 use spinel_sim::SimSleeper;
 use spinel_sim::guest::{GuestRequest, Layout, SimGuest};
 use spinel_vhost::{BlkFeatures, Disk, Poked, QueueEvent, QueueSetup, RingAddresses, SplitRing, recipe};
 use spinel_volume::{MemoryDevice, NullDevice, Shape};
 
-const USAGE: &str = "usage: counted vhost null|memory read|write DEPTH REQUESTS";
+const USAGE: &str = "usage: counted vhost|load null|memory read|write DEPTH REQUESTS";
 /// Bytes of each request.
 const BLOCK_BYTES: u32 = 4096;
 const DISK_BYTES: u64 = 16 << 20;
@@ -36,19 +37,54 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
-    let &["vhost", device, operation, depth, requests] = arguments else { return Err(USAGE.into()) };
+    let &[who, device, operation, depth, requests] = arguments else { return Err(USAGE.into()) };
     let shape = Shape::new(512, DISK_BYTES / 512);
     let device: Arc<dyn Device> = match device {
         "null" => Arc::new(NullDevice::new(shape)?),
         "memory" => Arc::new(MemoryDevice::new(shape)?),
         _ => return Err(USAGE.into()),
     };
-    let request = match operation {
-        "read" => GuestRequest::read,
-        "write" => GuestRequest::write,
+    let (request, mix): (fn(u64, u32) -> GuestRequest, Mix) = match operation {
+        "read" => (GuestRequest::read, Mix { read: 100, ..Mix::default() }),
+        "write" => (GuestRequest::write, Mix { write: 100, ..Mix::default() }),
         _ => return Err(USAGE.into()),
     };
-    Queue::new(device)?.run(request, depth.parse()?, requests.parse()?)
+    match who {
+        "vhost" => Queue::new(device)?.run(request, depth.parse()?, requests.parse()?),
+        "load" => {
+            let length = Length { requests: Some(requests.parse()?), ..Length::default() };
+            let sizes = Sizes { min_bytes: BLOCK_BYTES, max_bytes: BLOCK_BYTES };
+            load(device, Job { mix, sizes, depth: depth.parse()?, length, ..Job::new() })
+        }
+        _ => Err(USAGE.into()),
+    }
+}
+
+/// Has the load generator do a job, to its end.
+fn load(device: Arc<dyn Device>, job: Job) -> Result<(), Box<dyn Error>> {
+    let count = job.length.requests.unwrap_or(0);
+    let (outlet, intake) = feed(|kind| job.sends(kind));
+    let memory = Memory::anonymous(&job)?;
+    let recipe = Load { name: "counted".to_owned(), job, device, memory, outlet, judge: None }.recipe();
+    let mut engine = Engine::new()?;
+    engine.obey(|reply| Command::Add(recipe, reply))??;
+    for _ in 0..turns_max(count) {
+        engine.turn();
+        if intake.is_over() {
+            break;
+        }
+    }
+    let (mut ended, mut failed) = (0, 0);
+    while let Ok(Some(())) = intake.take(|tally| {
+        ended += tally.requests();
+        failed += tally.ops.iter().flatten().map(|op| op.errors()).sum::<u64>();
+    }) {}
+    if (ended, failed) == (count, 0) { Ok(()) } else { Err(format!("{ended} of {count} requests have ended, {failed} failed").into()) }
+}
+
+/// Far more than two turns for each request.
+fn turns_max(requests: u64) -> u64 {
+    100 + 10 * requests
 }
 
 /// The one function whose instructions are counted, with all that it calls.
@@ -132,10 +168,8 @@ impl Queue {
 
     /// Keeps `depth` requests in flight, by a guest that polls and wants no notification, until `count` have ended.
     fn run(mut self, request: fn(u64, u32) -> GuestRequest, depth: u64, count: u64) -> Result<(), Box<dyn Error>> {
-        // Far more than two turns for each.
-        let turns_max = 100 + 10 * count;
         let mut posted = 0;
-        for _ in 0..turns_max {
+        for _ in 0..turns_max(count) {
             while posted < count && posted - self.ended < depth {
                 let block = posted.wrapping_mul(2_654_435_761) % (DISK_BYTES / u64::from(BLOCK_BYTES));
                 self.guest.post(request(block * u64::from(BLOCK_BYTES / 512), BLOCK_BYTES));
