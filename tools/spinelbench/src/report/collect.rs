@@ -297,7 +297,7 @@ impl Collector {
         let of_kind = |(index, kind): (usize, &str)| {
             let mut latency = histogram::empty();
             group.pieces.iter().filter_map(|&piece| self.pieces[piece].ops[index].as_ref()).for_each(|part| part.add_to(&mut latency));
-            (!latency.is_empty()).then(|| Interval { kind: kind.to_owned(), at_ns, took_ns, histogram: histogram::text(&latency) })
+            (!latency.is_empty()).then(|| Interval { kind: kind.to_owned(), at_ns, took_ns, histogram: histogram::packed_text(&latency) })
         };
         KINDS.into_iter().enumerate().filter_map(of_kind).collect()
     }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{DeserializeError, Deserializer, Serializer as _, V2Serializer};
+use hdrhistogram::serialization::{DeserializeError, Deserializer, Serializer as _, V2DeflateSerializer, V2Serializer};
 
 /// Why a text is no histogram.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,17 @@ pub fn text(histogram: &Histogram<u64>) -> String {
     STANDARD.encode(bytes(histogram))
 }
 
+/// HdrHistogram's V2 encoding, compressed, in base64: a third as long where there are many.
+///
+/// # Panics
+/// Never: memory takes what is written to it.
+#[must_use]
+pub fn packed_text(histogram: &Histogram<u64>) -> String {
+    let mut bytes = Vec::new();
+    V2DeflateSerializer::new().serialize(histogram, &mut bytes).expect("a vector takes whatever is written to it");
+    STANDARD.encode(bytes)
+}
+
 /// The histogram that [`bytes`] made.
 ///
 /// # Errors
@@ -40,7 +51,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Histogram<u64>, HistogramError> {
     Deserializer::new().deserialize(&mut &*bytes).map_err(|what| HistogramError::Content { what })
 }
 
-/// The histogram that [`text`] made; an empty one if the text is empty.
+/// The histogram that [`text`] or [`packed_text`] made; an empty one if the text is empty.
 ///
 /// # Errors
 /// [`HistogramError`].
@@ -71,6 +82,7 @@ mod tests {
             histogram += value;
         }
         assert_eq!(from_text(&text(&histogram)).unwrap(), histogram);
+        assert_eq!(from_text(&packed_text(&histogram)).unwrap(), histogram);
         assert!(from_text("").unwrap().is_empty());
     }
 

@@ -9,7 +9,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::histogram::{HistogramError, empty, from_text};
-use super::{Interval, Run};
+use super::{Interval, Run, words};
 
 /// Nanoseconds in the log's human-readable maxima: milliseconds.
 const MAX_DIVISOR: f64 = 1e6;
@@ -29,7 +29,7 @@ pub fn interval_log(run: &Run) -> Result<Vec<u8>, HistogramError> {
     let mut log = Vec::new();
     let mut packer = V2DeflateSerializer::new();
     let started = SystemTime::UNIX_EPOCH + Duration::from_millis(run.started_unix_ms);
-    let what = format!("{} on {}", super::words::printable(&run.name), super::words::printable(&run.target));
+    let what = words::printable(&words::name_and_target(&run.name, &run.target));
     IntervalLogWriterBuilder::new()
         .add_comment("[Histogram log format version 1.3]")
         .add_comment(&format!("[Latencies in nanoseconds of {what}]"))

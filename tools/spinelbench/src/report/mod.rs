@@ -158,7 +158,7 @@ pub struct Interval {
     pub at_ns: u64,
     /// How long it was.
     pub took_ns: u64,
-    /// Every latency, as in [`Outcome::histogram`].
+    /// Every latency in nanoseconds: HdrHistogram's V2 encoding, compressed, in base64.
     pub histogram: String,
 }
 

@@ -53,8 +53,11 @@ pub fn text(report: &Report, colours: Colours) -> String {
 
 /// What ran, in two lines.
 fn heading(name: &str, run: &Run, job: &str, colours: Colours) -> String {
-    let disk = format!("{}, {} in blocks of {} B", printable(&run.target), size(run.disk_bytes), run.block_bytes);
-    let mut text = format!("{}: {disk}\n", colours.strong(&printable(name)));
+    let about = match name {
+        name if name.contains(&run.target) => format!("{} in blocks of {} B", size(run.disk_bytes), run.block_bytes),
+        _ => format!("{}, {} in blocks of {} B", printable(&run.target), size(run.disk_bytes), run.block_bytes),
+    };
+    let mut text = format!("{}: {about}\n", colours.strong(&printable(name)));
     push_wrapped(&mut text, job);
     text
 }

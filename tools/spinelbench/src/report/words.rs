@@ -1,5 +1,7 @@
 //! Runs and their figures in words: jobs, rates, times, dates. Knows no layout.
 
+use std::collections::BTreeSet;
+
 use spinel_core::OPS;
 use spinel_load::{Arrival, Job, Order, STATUSES, Sizes};
 use spinel_units::{count, size, time};
@@ -132,15 +134,23 @@ pub fn fell_behind(run: &Run) -> Option<f64> {
     asked_iops(&run.job, run.cores.len()).filter(|asked| run.all.iops < 0.95 * asked)
 }
 
-/// "on 2 cores (1, 3)"
+/// "on 2 cores (1, 3)", "2 jobs on core 1"
 #[must_use]
 pub fn cores(cores: &[u16]) -> String {
-    let list: Vec<String> = cores.iter().map(u16::to_string).collect();
-    match cores {
+    let distinct: BTreeSet<u16> = cores.iter().copied().collect();
+    let list: Vec<String> = distinct.iter().map(u16::to_string).collect();
+    let place = match &list[..] {
         [] => "on any core".to_owned(),
         [core] => format!("on core {core}"),
-        _ => format!("on {} cores ({})", cores.len(), list.join(", ")),
-    }
+        _ => format!("on {} cores ({})", list.len(), list.join(", ")),
+    };
+    if cores.len() > list.len() { format!("{} jobs {place}", cores.len()) } else { place }
+}
+
+/// What people call a run, and its target where its name does not say it already.
+#[must_use]
+pub fn name_and_target(name: &str, target: &str) -> String {
+    if name.contains(target) { name.to_owned() } else { format!("{name} on {target}") }
 }
 
 /// "10 s after 2 s of warm-up"
@@ -159,7 +169,7 @@ pub fn processor_time(run: &Run) -> String {
         return format!("{} here, and no request ended", time(run.client_cpu_ns));
     }
     let per_request = |ns: u64| time(whole(ns as f64 / run.all.requests as f64));
-    let cores = run.cores.len().max(1);
+    let cores = run.cores.iter().collect::<BTreeSet<_>>().len().max(1);
     let taken = share(run.client_cpu_ns as f64, run.took_ns as f64 * u32::try_from(cores).map_or(1.0, f64::from));
     let here = format!("{} here ({taken} of {cores} core{})", per_request(run.client_cpu_ns), if cores == 1 { "" } else { "s" });
     match run.server_cpu_ns {
@@ -285,6 +295,17 @@ mod tests {
         let words = "70 % read + 30 % write zeroes, Zipf 0.99, 4 KiB to 64 KiB, depth 32, open loop at 10k/s (Poisson), \
             a flush after every 8 writes, FUA, area of 1 GiB from 1 MiB";
         assert_eq!(job(&told, 2), words);
+    }
+
+    #[test]
+    fn several_jobs_on_one_core_are_not_taken_for_several_cores() {
+        for (list, words) in [(&[][..], "on any core"), (&[3], "on core 3"), (&[1, 3], "on 2 cores (1, 3)"), (&[1, 1], "2 jobs on core 1")]
+        {
+            assert_eq!(cores(list), words);
+        }
+        let mut run = sample::reads().runs.remove(0);
+        run.cores = vec![1, 1];
+        assert!(processor_time(&run).contains("of 1 core)"), "{}", processor_time(&run));
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub fn page(reports: &[Report]) -> String {
 fn title(entries: &[Entry<'_>], sweeps: &[Sweep<'_>]) -> String {
     match (entries, sweeps) {
         ([], _) => "No runs".to_owned(),
-        ([only], _) => format!("{} on {}", only.label, only.run.target),
+        ([only], _) => words::name_and_target(&only.label, &only.run.target),
         (_, [sweep]) if sweep.report.runs.len() == entries.len() => format!("Sweep of {}", sweep.report.runs[0].target),
         ([first @ .., last], []) if entries.len() <= 4 => {
             let first: Vec<&str> = first.iter().map(|entry| entry.label.as_str()).collect();
