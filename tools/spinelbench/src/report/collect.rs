@@ -361,14 +361,17 @@ mod tests {
 
     #[test]
     fn jobs_that_turn_over_at_different_moments_share_stretches() {
-        let mut collector = Collector::new(2, 100 * MS);
+        let mut collector = Collector::new(3, 100 * MS);
         collector.take(0, &reads(1000, 1100, 5));
         collector.take(0, &reads(1100, 1200, 6));
+        collector.take(2, &reads(1010, 1095, 0));
+        collector.take(2, &last(reads(1095, 1200, 0), Ended::Done));
         collector.take(1, &reads(1030, 1130, 7));
         collector.take(1, &last(reads(1130, 1230, 8), Ended::Done));
         collector.take(0, &last(reads(1200, 1300, 9), Ended::Done));
         let run = collector.finish(setting());
-        assert_eq!(shape(&run), [(0, 100, 12), (100, 100, 14), (200, 100, 9)]);
+        assert_eq!(shape(&run), [(0, 100, 12), (95, 105, 14), (200, 100, 9)]);
+        assert_eq!(run.series[0].bytes, 12 * 4096);
         assert_eq!((run.all.requests, run.all.bytes, run.took_ns / MS), (35, 35 * 4096, 300));
         assert!((run.all.iops - 35.0 / 0.3).abs() < 1e-6);
     }

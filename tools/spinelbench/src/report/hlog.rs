@@ -138,12 +138,15 @@ mod tests {
 
     #[test]
     fn kinds_are_tagged_beside_the_sum_of_all() {
-        let run = &sample::mixed().runs[0];
-        let (intervals, _) = read(&interval_log(run).unwrap());
+        let mut run = sample::mixed().runs.remove(0);
+        let (intervals, _) = read(&interval_log(&run).unwrap());
         let first: Vec<_> = intervals.iter().filter(|(_, second, _)| *second == 0).collect();
         let tags: Vec<_> = first.iter().map(|(tag, ..)| tag.as_deref()).collect();
         assert_eq!(tags, [None, Some("read"), Some("write"), Some("flush")]);
         assert_eq!(first[0].2, first[1..].iter().map(|(.., count)| count).sum::<u64>());
+        run.ops.remove("flush");
+        run.intervals.retain(|interval| interval.kind != "flush");
+        assert_eq!(read(&interval_log(&run).unwrap()).0.len(), 3 * run.series.len());
     }
 
     #[test]

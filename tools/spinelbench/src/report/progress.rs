@@ -96,10 +96,10 @@ mod tests {
 
     fn stretch() -> Stretch {
         Stretch {
-            at_ns: 11 * SECOND_NS,
-            took_ns: SECOND_NS,
-            requests: 54_300,
-            bytes: 54_300 * 4096,
+            at_ns: 11_500_000_000,
+            took_ns: SECOND_NS / 2,
+            requests: 27_150,
+            bytes: 27_150 * 4096,
             errors: 0,
             p50_ns: 66_000,
             p99_ns: 86_400,
