@@ -42,6 +42,9 @@ impl Target {
     }
 }
 
+/// A median of fewer pairs shows nothing.
+const PAIRS_MIN: usize = 5;
+
 /// A device and who has it.
 pub(crate) type Who = (&'static str, &'static str);
 
@@ -74,7 +77,7 @@ pub(crate) struct Finding {
     pub(crate) ratio: Spread,
     pub(crate) pairs: usize,
     pub(crate) target: Target,
-    /// Whether the median is what it is to be.
+    /// Whether the median is what it is to be; nothing where there are too few pairs to say so.
     pub(crate) met: Option<bool>,
     pub(crate) errors: u64,
     /// Others ran meanwhile: it compares little.
@@ -87,12 +90,16 @@ pub(crate) fn find(claims: &[Claim], works: &[Work], windows: &[Window]) -> Vec<
     let mut findings = Vec::new();
     for claim in claims {
         let Some(work) = works.iter().find(|work| work.name == claim.work) else { continue };
+        let before = findings.len();
         for placement in [Placement::Near, Placement::Far] {
             let of = |who: Who| {
                 let own = |window: &&Window| window.work == claim.work && (window.device, window.entrant) == who;
                 cores::in_placement(&usable, placement, |window| &window.around).into_iter().filter(own).collect::<Vec<_>>()
             };
             findings.extend(finding(claim, work, placement, &of(claim.ours), &of(claim.baseline), busy));
+        }
+        if findings.len() == before {
+            findings.push(Finding::missing(claim, work));
         }
     }
     findings
@@ -116,7 +123,7 @@ fn finding(claim: &Claim, work: &Work, placement: Placement, ours: &[&Window], t
         ratio,
         pairs: pairs.len(),
         target: claim.target,
-        met: claim.target.met(ratio.median),
+        met: claim.target.met(ratio.median).filter(|_| pairs.len() >= PAIRS_MIN),
         errors: pairs.iter().map(|(our, their)| our.errors + their.errors).sum(),
         busy,
     })
@@ -148,9 +155,32 @@ impl Finding {
         }
     }
 
+    /// Of a claim with nothing to compare: its baseline did not take part, or the cores moved in every round.
+    fn missing(claim: &Claim, work: &Work) -> Self {
+        let nothing = Spread { low: 0.0, median: 0.0, high: 0.0 };
+        Self {
+            row: claim.row,
+            shape: format!("{}, {}", claim.ours.0, work.name),
+            placement: None,
+            ours: claim.ours.1.to_owned(),
+            baseline: claim.baseline.1.to_owned(),
+            ours_value: 0.0,
+            baseline_value: None,
+            unit: "",
+            ratio: nothing,
+            pairs: 0,
+            target: claim.target,
+            met: None,
+            errors: 0,
+            busy: false,
+        }
+    }
+
     /// Whether it is as it is to be, in a word.
     pub(crate) fn verdict(&self) -> &'static str {
         match (self.met, self.busy) {
+            _ if self.pairs == 0 => "not compared",
+            (None, _) if self.target != Target::Shown => "too few windows",
             (None, _) => "",
             (Some(true), false) => "met",
             (Some(false), false) => "BEHIND",
@@ -159,10 +189,10 @@ impl Finding {
         }
     }
 
-    /// The ratio with its spread; of a value by itself, nothing.
+    /// The ratio with its spread and the number of pairs; of a value by itself, nothing.
     pub(crate) fn ratio_words(&self) -> String {
         let Spread { low, median, high } = self.ratio;
-        if self.baseline_value.is_some() { format!("{median:.2} ({low:.2}-{high:.2})") } else { String::new() }
+        if self.baseline_value.is_some() { format!("{median:.2} ({low:.2}-{high:.2}, {})", self.pairs) } else { String::new() }
     }
 }
 
@@ -195,30 +225,32 @@ mod tests {
 
     #[test]
     fn only_quiet_windows_of_one_round_and_placement_are_compared() {
-        let windows = [
-            window("we", 0, true, 0.0, 200.0),
-            window("they", 0, true, 0.0, 100.0),
-            // Another placement than its partner's.
-            window("we", 1, true, 0.0, 900.0),
-            window("they", 1, false, 0.0, 100.0),
-            // Others ran.
-            window("we", 2, true, 0.5, 900.0),
-            window("they", 2, true, 0.0, 100.0),
-            window("we", 3, false, 0.0, 100.0),
-            window("they", 3, false, 0.0, 100.0),
-        ];
+        let mut windows = Vec::new();
+        for round in 0..5 {
+            windows.extend([window("we", round, true, 0.0, 200.0), window("they", round, true, 0.0, 100.0)]);
+        }
+        // Another placement than its partner's; others ran; and a lone pair elsewhere.
+        windows.extend([window("we", 5, true, 0.0, 900.0), window("they", 5, false, 0.0, 100.0)]);
+        windows.extend([window("we", 6, true, 0.5, 900.0), window("they", 6, true, 0.0, 100.0)]);
+        windows.extend([window("we", 7, false, 0.0, 100.0), window("they", 7, false, 0.0, 100.0)]);
         let findings = find(&[CLAIM], &[WORK], &windows);
-        let said: Vec<_> =
-            findings.iter().map(|found| (found.placement, found.pairs, found.ratio.median, found.met, found.errors)).collect();
-        assert_eq!(said, [(Some(Placement::Near), 1, 2.0, Some(true), 2), (Some(Placement::Far), 1, 1.0, Some(false), 2)]);
-        assert!(findings.iter().all(|found| !found.busy));
+        let said: Vec<_> = findings.iter().map(|found| (found.placement, found.pairs, found.ratio.median, found.errors)).collect();
+        assert_eq!(said, [(Some(Placement::Near), 5, 2.0, 10), (Some(Placement::Far), 1, 1.0, 2)]);
+        assert_eq!(findings.iter().map(Finding::verdict).collect::<Vec<_>>(), ["met", "too few windows"]);
     }
 
     #[test]
     fn where_nothing_was_quiet_a_finding_says_so() {
-        let windows = [window("we", 0, true, 0.9, 200.0), window("they", 0, true, 0.9, 100.0)];
+        let windows: Vec<Window> =
+            (0..5).flat_map(|round| [window("we", round, true, 0.9, 200.0), window("they", round, true, 0.9, 100.0)]).collect();
         let findings = find(&[CLAIM], &[WORK], &windows);
         assert_eq!(findings.iter().map(Finding::verdict).collect::<Vec<_>>(), ["met, but busy"]);
+    }
+
+    #[test]
+    fn a_claim_without_a_pair_is_said_to_be_missing() {
+        let findings = find(&[CLAIM], &[WORK], &[window("we", 0, true, 0.0, 200.0)]);
+        assert_eq!(findings.iter().map(Finding::verdict).collect::<Vec<_>>(), ["not compared"]);
     }
 
     #[test]

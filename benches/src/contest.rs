@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cores::{Around, Others, ratio, round_trip_ns};
+use crate::cores::{Around, Others, Placement, ratio, round_trip_ns};
 use crate::servers::Place;
 use crate::work::Work;
 use crate::{Failure, Pace};
@@ -83,7 +83,7 @@ pub(crate) struct Window {
     pub(crate) busy_ns: Option<f64>,
 }
 
-/// Does all works with all entrants in turn, each for as many rounds as there are usable windows wanted, and ends the entrants.
+/// Does all works with all entrants in turn, each until there are as many rounds to compare as are wanted, and ends the entrants.
 pub(crate) fn run(
     place: &Place,
     pace: &Pace,
@@ -105,12 +105,9 @@ pub(crate) fn run(
                 let around = Around { round_trip_ns: [before, after], others };
                 windows.push(window(scenario, work, entrant, round, &seen, around));
             }
-            let usable = |window: &&Window| window.work == work.name && window.around.usable();
-            let enough = |entrant: &Entrant| {
-                let made = |window: &&Window| (window.device, window.entrant) == (entrant.device, entrant.name);
-                !entrant.contender.does(work) || windows.iter().filter(usable).filter(made).count() >= pace.windows
-            };
-            if entrants.iter().all(enough) {
+            let done: Vec<&Window> = windows.iter().filter(|window| window.work == work.name).collect();
+            let entrants = entrants.iter().filter(|entrant| entrant.contender.does(work)).count();
+            if comparable_rounds(&done, entrants) >= pace.windows {
                 break;
             }
         }
@@ -120,6 +117,17 @@ pub(crate) fn run(
         entrant.contender.end()?;
     }
     Ok(windows)
+}
+
+/// In how many rounds all entrants' windows may be compared, in the placement that was met more often.
+fn comparable_rounds(windows: &[&Window], entrants: usize) -> usize {
+    let rounds = windows.iter().map(|window| window.round).max().map_or(0, |last| last + 1);
+    let whole = |placement, round| {
+        let there = |window: &&&Window| window.round == round && window.around.usable() && window.around.placement() == Some(placement);
+        windows.iter().filter(there).count() == entrants
+    };
+    let count = |placement| (0..rounds).filter(|round| whole(placement, *round)).count();
+    [Placement::Near, Placement::Far].into_iter().map(count).max().unwrap_or(0)
 }
 
 fn window(scenario: &'static str, work: &Work, entrant: &Entrant, round: u32, seen: &Seen, around: Around) -> Window {
@@ -138,5 +146,44 @@ fn window(scenario: &'static str, work: &Work, entrant: &Entrant, round: u32, se
         latency: seen.latency,
         cpu_ns: ratio(seen.cpu_ns, seen.requests),
         busy_ns: seen.busy_ns.map(|busy_ns| ratio(busy_ns, seen.requests)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_counts_when_all_its_windows_may_be_compared() {
+        let work = Work::random_reads("reads", 4096, 1);
+        let seen = Seen { requests: 10, bytes: 0, errors: 0, took_ns: 1, latency: Latency::default(), cpu_ns: 0, busy_ns: None };
+        let of = |round, round_trip_ns, others| {
+            let entrant = Entrant { device: "file", name: "one", contender: Box::new(Nobody) };
+            window("x", &work, &entrant, round, &seen, Around { round_trip_ns: [round_trip_ns; 2], others })
+        };
+        let windows = [
+            of(0, 80, 0.0),
+            of(0, 80, 0.0),
+            of(1, 80, 0.0),
+            of(1, 400, 0.0),
+            of(2, 80, 0.0),
+            of(2, 80, 0.5),
+            of(3, 80, 0.0),
+            of(3, 80, 0.0),
+        ];
+        assert_eq!(comparable_rounds(&windows.iter().collect::<Vec<_>>(), 2), 2);
+        assert_eq!(comparable_rounds(&[], 2), 0);
+    }
+
+    struct Nobody;
+
+    impl Contender for Nobody {
+        fn pid(&self) -> Option<u32> {
+            None
+        }
+
+        fn measure(&mut self, _place: &Place, _work: &Work, _pace: &Pace, _round: u32) -> Result<Seen, Failure> {
+            Err("nobody does nothing".into())
+        }
     }
 }

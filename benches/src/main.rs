@@ -92,11 +92,11 @@ pub(crate) struct Pace {
 
 impl Pace {
     fn of(quick: bool) -> Self {
-        let warm_up = Duration::from_millis(100);
+        let (ms, seconds) = (Duration::from_millis, Duration::from_secs);
         if quick {
-            Self { warm_up, window: Duration::from_millis(300), windows: 5, rounds_max: 6, silence: Duration::from_secs(8) }
+            Self { warm_up: ms(60), window: ms(250), windows: 5, rounds_max: 6, silence: seconds(8) }
         } else {
-            Self { warm_up, window: Duration::from_secs(1), windows: 9, rounds_max: 18, silence: Duration::from_secs(20) }
+            Self { warm_up: ms(100), window: seconds(1), windows: 9, rounds_max: 18, silence: seconds(20) }
         }
     }
 }

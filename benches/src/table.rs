@@ -144,18 +144,18 @@ pub(crate) fn print_findings(findings: &[Finding]) {
         return;
     }
     println!(
-        "{:<5}{:<38}{:<6}{:<20}{:>12}  {:<20}{:>12}  {:<6}{:<20}{:<10}verdict",
-        "row", "shape", "cores", "ours", "", "baseline", "", "", "ratio (low-high)", "target"
+        "{:<5}{:<36}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<23}{:<10}verdict",
+        "row", "shape", "cores", "ours", "", "baseline", "", "", "ratio (low-high, pairs)", "target"
     );
     for found in findings {
         let errors = if found.errors > 0 { format!(", {} ERRORS", found.errors) } else { String::new() };
         println!(
-            "{:<5}{:<38}{:<6}{:<20}{:>12}  {:<20}{:>12}  {:<6}{:<20}{:<10}{}{errors}",
+            "{:<5}{:<36}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<23}{:<10}{}{errors}",
             found.row,
             found.shape,
             found.placement.map(|placement| format!("{placement:?}").to_lowercase()).unwrap_or_default(),
             found.ours,
-            figure(found.ours_value),
+            if found.pairs > 0 { figure(found.ours_value) } else { String::new() },
             found.baseline,
             found.baseline_value.map(figure).unwrap_or_default(),
             found.unit,

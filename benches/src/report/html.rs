@@ -68,7 +68,7 @@ fn findings(findings: &[Finding]) -> String {
             escaped(&found.shape),
             found.placement.map(|placement| format!("{placement:?}").to_lowercase()).unwrap_or_default(),
             escaped(&found.ours),
-            figure(found.ours_value),
+            if found.pairs > 0 { figure(found.ours_value) } else { String::new() },
             escaped(&found.baseline),
             found.baseline_value.map(figure).unwrap_or_default(),
             escaped(found.unit),

@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// Of budgets: take what is counted now for the new budgets
     #[arg(long)]
     accept: bool,
+    /// How long to wait, in all, for other programs to be quiet
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    patience_s: u64,
     /// Fetch what is missing without asking (as CI=true does)
     #[arg(long, short)]
     yes: bool,
@@ -53,6 +56,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<(), Failure> {
     steps.run("build spineld and the benchmarks", |step| project.cargo(&build, &[], &folder.join("build.log"), step))?;
     let mut command = Command::new(project.target.join("release/spinel-benches"));
     command.arg("--folder").arg(&folder).args(options.quick.then_some("--quick")).args(options.accept.then_some("--accept"));
+    command.arg("--patience-s").arg(options.patience_s.to_string());
     command.args(options.scenarios.iter().map(|scenario| scenario.name()));
     // In this program's process group: Ctrl-C reaches it, and it stops what it has started.
     let status = command.status()?;
