@@ -407,7 +407,9 @@ impl Checker {
             }
             wrong => wrong,
         };
-        Err(Violation { sector, wrong, found, missing })
+        // A stamp of another volume that was there before is no more than old data.
+        let is_old = matches!(found, Found::Stamped(stamp) if stamp.volume != self.volume) && matches!(wrong, Wrong::Lost | Wrong::Stale);
+        Err(Violation { sector, wrong, found: if is_old { Found::Strange } else { found }, missing })
     }
 
     fn judge(&mut self, index: usize, value: Value, begin: Tick, end: Tick, oldest_read: Tick) -> Result<(), Missing> {

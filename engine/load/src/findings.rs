@@ -36,6 +36,8 @@ pub struct Finding {
     pub first: Violation,
     /// How many there are.
     pub sectors: u64,
+    /// They hold different old writes where the same write is missing.
+    pub mixed: bool,
     /// Where the missing write lies instead, if it was met there.
     pub elsewhere: Option<u64>,
     /// How many sectors were found like this, counted each time that one was read.
@@ -67,7 +69,9 @@ impl Finding {
             _ => true,
         };
         let same_name = wrong_index(wrong) == wrong_index(new.wrong) || (self.elsewhere.is_some() && new.wrong == Wrong::Lost);
-        same_name && same_shift && missing == new.missing && sequence(found) == sequence(new.found)
+        // A missing write may have covered many older ones.
+        let same_write = missing.is_some() || sequence(found) == sequence(new.found);
+        same_name && same_shift && missing == new.missing && same_write
     }
 
     /// Whether it is the hole that a misdirected write left, which was met at `violation`.
@@ -101,6 +105,7 @@ impl Findings {
         if let Some(finding) = known {
             finding.sectors = finding.sectors.max(violation.sector - finding.first.sector + 1);
             finding.times += 1;
+            finding.mixed |= sequence(finding.first.found) != sequence(violation.found);
             return;
         }
         // A misdirected write has two ends, which are met one after the other.
@@ -115,7 +120,7 @@ impl Findings {
         if self.kept.len() == FINDINGS_KEPT {
             return;
         }
-        let mut finding = Finding { first: violation, sectors: 1, elsewhere: None, times: 1 };
+        let mut finding = Finding { first: violation, sectors: 1, mixed: false, elsewhere: None, times: 1 };
         finding.elsewhere = self.kept.iter().find_map(|other| finding.is_hole_of(&other.first));
         self.kept.push(finding);
         if let Some(lba) = finding.elsewhere {
@@ -151,11 +156,12 @@ impl fmt::Display for Name {
 }
 
 /// What a sector holds, in words.
-struct Content(Found);
+struct Content(Found, bool);
 
 impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            _ if self.1 => write!(f, "older data"),
             Found::Zeroes => write!(f, "zeroes"),
             Found::Stamped(stamp) => write!(f, "{}", Name(stamp.sequence)),
             Found::Untouched => write!(f, "nothing that the read has filled in"),
@@ -167,7 +173,8 @@ impl fmt::Display for Content {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first: Violation { sector, wrong, found, missing }, sectors, elsewhere, times } = *self;
+        let Self { first: Violation { sector, wrong, found, missing }, sectors, mixed, elsewhere, times } = *self;
+        let content = Content(found, mixed);
         let byte = sector * 512;
         if sectors == 1 {
             write!(f, "sector {sector} (byte {byte}): ")?;
@@ -180,25 +187,25 @@ impl fmt::Display for Finding {
                 write!(f, "misdirected write: {write} was acknowledged, and lies at sector {lba} instead")?;
             }
             (Wrong::Misdirected { lba }, _, _) => {
-                write!(f, "misdirected write: holds what was written to sector {lba} by {}", Content(found))?;
+                write!(f, "misdirected write: holds what was written to sector {lba} by {}", content)?;
             }
-            (Wrong::Lost, Some(write), _) => write!(f, "lost write: {write} was acknowledged, the sector still holds {}", Content(found))?,
-            (Wrong::Lost, None, _) => write!(f, "lost write: the sector holds {}, which something newer had replaced", Content(found))?,
-            (Wrong::Stale, Some(write), _) => write!(f, "stale read: returned {}, although {write} is there", Content(found))?,
-            (Wrong::Stale, None, _) => write!(f, "stale read: returned {}, although something newer is there", Content(found))?,
+            (Wrong::Lost, Some(write), _) => write!(f, "lost write: {write} was acknowledged, and what is there is still {}", content)?,
+            (Wrong::Lost, None, _) => write!(f, "lost write: the sector holds {}, which something newer had replaced", content)?,
+            (Wrong::Stale, Some(write), _) => write!(f, "stale read: returned {}, although {write} is there", content)?,
+            (Wrong::Stale, None, _) => write!(f, "stale read: returned {}, although something newer is there", content)?,
             (Wrong::Torn, _, Found::Torn { at }) => write!(f, "torn write: from byte {at} of the sector on it is of another write")?,
             (Wrong::Torn, Some(write), _) => {
-                write!(f, "torn write: {write} was acknowledged as a whole, this part of it still holds {}", Content(found))?;
+                write!(f, "torn write: {write} was acknowledged as a whole, this part of it still holds {}", content)?;
             }
-            (Wrong::Torn, None, _) => write!(f, "torn write: this part holds {}", Content(found))?,
+            (Wrong::Torn, None, _) => write!(f, "torn write: this part holds {}", content)?,
             (Wrong::Rotten { at }, _, _) => write!(f, "rotten data: from byte {at} of the sector on, single bytes have changed")?,
             (Wrong::Foreign { volume }, _, Found::Stamped(stamp)) => {
                 write!(f, "foreign data: holds what was written to sector {} of volume {volume:016x}", stamp.lba)?;
             }
             (Wrong::Foreign { volume }, _, _) => write!(f, "foreign data: of volume {volume:016x}")?,
             (Wrong::Uninitialised, _, Found::Untouched) => write!(f, "uninitialised: the read ended well and did not fill its memory")?,
-            (Wrong::Uninitialised, _, _) => write!(f, "uninitialised: holds {}, which were never written here", Content(found))?,
-            (Wrong::Strange, _, Found::Stamped(_)) => write!(f, "strange data: holds {}, which was never sent here", Content(found))?,
+            (Wrong::Uninitialised, _, _) => write!(f, "uninitialised: holds {}, which were never written here", content)?,
+            (Wrong::Strange, _, Found::Stamped(_)) => write!(f, "strange data: holds {}, which was never sent here", content)?,
             (Wrong::Strange, _, _) => write!(f, "strange data: holds what nobody wrote here")?,
         }
         if let (Wrong::Rotten { .. } | Wrong::Foreign { .. } | Wrong::Uninitialised | Wrong::Strange, Some(write)) = (wrong, &missing) {

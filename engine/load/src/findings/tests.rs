@@ -26,8 +26,8 @@ fn each_kind_of_damage_has_a_sentence() {
     let violation = |wrong, found, missing| Violation { sector: 1234, wrong, found, missing };
     for (violation, sentence) in [
         (astray(1234, 1300, 77), "misdirected write: holds what was written to sector 1300 by write 77"),
-        (lost(1234, 78), "lost write: write 78 was acknowledged, the sector still holds write 70"),
-        (violation(Wrong::Lost, Found::Zeroes, Some(78)), "lost write: write 78 was acknowledged, the sector still holds zeroes"),
+        (lost(1234, 78), "lost write: write 78 was acknowledged, and what is there is still write 70"),
+        (violation(Wrong::Lost, Found::Zeroes, Some(78)), "lost write: write 78 was acknowledged, and what is there is still zeroes"),
         (violation(Wrong::Stale, stamp(1234, 70), Some(78)), "stale read: returned write 70, although write 78 is there"),
         (
             violation(Wrong::Torn, stamp(1234, 70), Some(78)),
@@ -59,10 +59,12 @@ fn neighbours_and_repetitions_are_one_finding_and_all_are_counted() {
     assert_eq!(words.len(), 4);
     assert_eq!(
         words[0],
-        "sectors 8 to 10 (from byte 4096): lost write: write 5 was acknowledged, the sector still holds write 70 (found 4 times)"
+        "sectors 8 to 10 (from byte 4096): lost write: write 5 was acknowledged, and what is there is still write 70 (found 4 times)"
     );
     assert!(words[2].starts_with("sectors 20 to 21 (from byte 10240): misdirected write: holds what was written to sector 30 "));
     assert_eq!((findings.violations(), findings.by_name[wrong_index(Wrong::Lost)]), (8, 5));
+    let (words, _) = said(&[lost(8, 5), Violation { found: stamp(9, 60), ..lost(9, 5) }]);
+    assert_eq!(words, ["sectors 8 to 9 (from byte 4096): lost write: write 5 was acknowledged, and what is there is still older data"]);
 }
 
 #[test]

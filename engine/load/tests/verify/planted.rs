@@ -47,7 +47,7 @@ fn each_planted_fault_is_found_and_named_for_what_it_is() {
             let (names, words) = say(Target::Write, Fault::LoseWrite);
             assert_eq!(names, ["lost"], "{words}");
             assert!(
-                words.contains(": lost write: write ") && words.contains(" was acknowledged, the sector still holds write "),
+                words.contains(": lost write: write ") && words.contains(" was acknowledged, and what is there is still write "),
                 "{words}"
             );
             let (names, words) = say(Target::Write, Fault::MisdirectWrite);
