@@ -183,7 +183,9 @@
     }
     for (const tick of x.ticks) {
       canvas.append(svg("line", { class: "grid", x1: x.at(tick), x2: x.at(tick), y1: box.top, y2: box.bottom }));
-      canvas.append(svg("text", { x: x.at(tick), y: box.bottom + 19, "text-anchor": "middle" }, x.text(tick)));
+      // The last one may be wider than the margin beside it.
+      const middle = Math.min(x.at(tick), box.width - 3.6 * x.text(tick).length);
+      canvas.append(svg("text", { x: middle, y: box.bottom + 19, "text-anchor": "middle" }, x.text(tick)));
     }
     canvas.append(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
     canvas.append(svg("text", { x: (box.left + box.right) / 2, y: box.bottom + 39, "text-anchor": "middle" }, x.title));
