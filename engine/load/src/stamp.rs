@@ -159,13 +159,15 @@ impl Stamp {
         let whole = self.encode();
         let wrong: Vec<usize> = (FILLING_AT..SECTOR_BYTES).filter(|at| sector[*at] != whole[*at]).collect();
         let Some(&first) = wrong.first() else { return Found::Rotten { at: 0 } };
-        if first < FILLING_AT + TEAR_BYTES_MIN {
-            // Nothing of the filling is of this header: it is the header that has changed.
-            return Found::Rotten { at: 0 };
-        }
         // A byte in 256 of another filling is right by chance.
         let rest = SECTOR_BYTES - first;
-        if rest >= TEAR_BYTES_MIN && wrong.len() * 8 >= rest * 7 { Found::Torn { at: first } } else { Found::Rotten { at: first } }
+        let is_other = rest >= TEAR_BYTES_MIN && wrong.len() * 8 >= rest * 7;
+        match first {
+            // Nothing of the filling is of this header: it is the header that has changed.
+            _ if is_other && first < FILLING_AT + TEAR_BYTES_MIN => Found::Rotten { at: 0 },
+            at if is_other => Found::Torn { at },
+            at => Found::Rotten { at },
+        }
     }
 
     /// Compares a sector with the write that it should hold; what it holds instead is named as far as the sector itself tells.
@@ -244,6 +246,9 @@ mod tests {
         let mut rotten = whole.encode();
         rotten[33] ^= 0x40;
         assert_eq!(whole.verify(&rotten), Err(Wrong::Rotten { at: 0 }));
+        let mut rotten = whole.encode();
+        rotten[FILLING_AT] ^= 1;
+        assert_eq!(whole.verify(&rotten), Err(Wrong::Rotten { at: FILLING_AT }));
         let mut rotten = whole.encode();
         rotten[3] ^= 1;
         assert_eq!(whole.verify(&rotten), Err(Wrong::Rotten { at: 0 }));
