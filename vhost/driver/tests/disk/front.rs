@@ -88,6 +88,21 @@ impl Front {
         all
     }
 
+    /// Kicks, and polls for `count` completions without ever sleeping or arming.
+    pub(crate) fn spin_for(&mut self, count: usize) {
+        self.channel.kick();
+        let give_up = self.clock.now().after_ns(PATIENCE_NS);
+        let mut seen = 0;
+        while seen < count {
+            let now = self.clock.now();
+            assert!(now < give_up, "requests did not end");
+            self.done.clear();
+            self.channel.poll(now, &mut self.done);
+            assert!(self.done.as_slice().iter().all(|done| done.status == Status::Ok));
+            seen += self.done.as_slice().len();
+        }
+    }
+
     /// One request from its beginning to its end.
     pub(crate) fn ask(&mut self, op: Op, start: u64, blocks: u32, segments: &[Segment]) -> Status {
         let room = self.channel.room();

@@ -52,3 +52,27 @@ fn no_wake_up_is_lost_in_twenty_thousand_requests_over_packed_rings() {
     assert_eq!(seen.requests, asked);
     assert!(sleeps > 500 && seen.calls > 500, "{sleeps} sleeps, {} calls", seen.calls);
 }
+
+#[test]
+fn a_front_end_that_polls_is_not_called() {
+    let host = Host::new();
+    let server = serve(&host.path("packed"), DATA_BYTES);
+    let disk = VhostDisk::connect(&host.path("packed"), &Options { packed: true, ..Options::default() }).unwrap();
+    let mut front = Front::open(&disk, 4);
+    let one = [front.segment(0, 512)];
+    for round in 0..500 {
+        for tag in 0..4 {
+            front.submit(tag, Op::Read, tag.into(), 1, &one);
+        }
+        if round == 250 {
+            // It wants to be called while it sleeps, and no longer.
+            front.wait_for(4);
+        } else {
+            front.spin_for(4);
+        }
+    }
+    drop((front, disk));
+    let seen = server.join().unwrap();
+    assert_eq!(seen.requests, 2_000);
+    assert!(seen.calls <= 4, "{} calls", seen.calls);
+}
