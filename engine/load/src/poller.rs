@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use spinel_core::mem::{Region, Segment};
-use spinel_core::{Armed, Channel, Completions, Core, Geometry, Instant, OPS, Op, OpKind, Poller, Progress, Remains, Request, Tag};
+use spinel_core::{Armed, Channel, Completions, Core, Geometry, Instant, OPS, Op, OpKind, Poller, Progress, Remains, Request, Status, Tag};
 
 use crate::feed::Outlet;
 use crate::generator::{Ask, Generator};
@@ -266,6 +266,9 @@ impl Work {
             }
             if let Some(judge) = &mut self.judge {
                 judge.end(completion.tag, completion.status, &cell.read, cell.bytes);
+            }
+            if completion.status == Status::Aborted {
+                self.over.get_or_insert(Ended::Gone);
             }
             self.free[self.idle] = u16::try_from(completion.tag.0).expect("there are no more cells than that");
             self.idle += 1;

@@ -54,6 +54,8 @@ pub enum Ended {
     Done,
     /// It was stopped.
     Stopped,
+    /// Its device went away: requests were given up ([`Status::Aborted`]), and more would be too.
+    Gone,
 }
 
 /// What came of a job in one stretch of time.

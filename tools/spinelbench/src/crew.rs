@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use spinel_core::{CoreId, Device, Geometry, Mailbox, PollerId, Remains};
-use spinel_load::{Ended, Intake, Job, Judge, Load, Memory, Tally, feed};
+use spinel_load::{Intake, Job, Judge, Load, Memory, Tally, feed};
 use spinel_reactor::{Handle, Mode, PaceLimits, ReactorConfig};
 
 use crate::cli::Wait;
@@ -234,7 +234,7 @@ impl Crew for TokioCrew {
                 });
                 match taken {
                     Ok(None) => break,
-                    Ok(Some(ended)) => member.is_over |= matches!(ended, Some(Ended::Done | Ended::Stopped)),
+                    Ok(Some(ended)) => member.is_over |= ended.is_some(),
                     Err(_) if member.is_over => break,
                     Err(_) => return Err(Failure::Unreachable(member.failure())),
                 }

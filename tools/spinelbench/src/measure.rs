@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use spinel_core::Status;
-use spinel_load::{Job, Judge, Tally, status_index};
+use spinel_load::{Ended, Job, Judge};
 use spinel_reactor::Clock;
 use spinelbench::report::Run;
 use spinelbench::report::collect::{Collector, Setting};
@@ -163,7 +162,7 @@ impl Watch {
         let Self { collector, is_lost, .. } = self;
         let is_over = crew.collect(&mut |job, tally| {
             collector.take(job, tally);
-            *is_lost |= aborted(tally);
+            *is_lost |= tally.ended == Some(Ended::Gone);
         })?;
         if let Some(progress) = &mut self.progress {
             match self.collector.latest() {
@@ -182,9 +181,4 @@ impl Watch {
         let server = now.server_ns.zip(since.server_ns).map(|(now, since)| now.saturating_sub(since));
         (now.client_ns.saturating_sub(since.client_ns), server)
     }
-}
-
-/// Requests were given up: nobody answers them any more.
-fn aborted(tally: &Tally) -> bool {
-    tally.ops.iter().flatten().any(|op| op.ended[status_index(Status::Aborted)] > 0)
 }

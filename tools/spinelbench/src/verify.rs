@@ -6,7 +6,8 @@ use std::sync::Arc;
 use indicatif::{ProgressBar, ProgressStyle};
 use spinel_core::{Lba, Status};
 use spinel_load::{
-    Checked, Doing, Findings, Identity, Job, Judge, LogHeader, Outcome, Prng, Step, Verification, WriteLog, replay, split_area, sweep_job,
+    Checked, Doing, Findings, Identity, Job, Judge, LogHeader, Outcome, Prng, Step, TooLarge, Verification, WriteLog, replay, split_area,
+    sweep_job,
 };
 use spinelbench::report::Verified;
 
@@ -31,6 +32,7 @@ impl Verifications {
     pub(crate) fn new(target: &Target, url: &Url, jobs: &mut [Job], log: Option<&Path>) -> Result<Self, Failure> {
         let geometry = target.geometry();
         let area = jobs[0].area_on(geometry);
+        TooLarge::check(area.1).map_err(|error| Failure::Usage(with_causes(&error)))?;
         let count = u16::try_from(jobs.len()).expect("jobs are few");
         let too_small = || Failure::usage(format!("an area of {} bytes has no room for a part for each of {count} jobs", area.1));
         let parts = split_area(area, count, jobs[0].sizes.max_bytes).ok_or_else(too_small)?;
@@ -66,6 +68,11 @@ impl Verifications {
     /// Jobs that read everything once more after these.
     pub(crate) fn sweeps(target: &Target, jobs: &[Job]) -> Vec<Job> {
         jobs.iter().map(|job| sweep_job(job, target.geometry())).collect()
+    }
+
+    /// Whether anything was wrong by now.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.parts.iter().all(|part| part.violations() == 0)
     }
 
     /// What was seen by now.

@@ -109,7 +109,7 @@ fn what_a_disk_holds_is_not_written_over_by_accident() {
     let url = target(&path);
     let write = ["run", &url, "-w", "randwrite", "--requests", "10", "-q"];
     assert!(spinelbench(&write).status.success(), "nothing but zeroes");
-    file.write_all_at(&[0; 1 << 20], 0).unwrap();
+    file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
     file.write_all_at(b"\x53\xef", 0x438).unwrap();
     let (sentence, code) = refusal(&write);
     assert!(sentence.contains("ext4 file system") && sentence.contains("--allow-writes"), "{sentence}");

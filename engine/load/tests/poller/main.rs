@@ -140,6 +140,18 @@ fn a_stop_sends_nothing_more_waits_for_what_flies_and_gives_everything_back() {
 }
 
 #[test]
+fn a_device_that_gives_requests_up_is_sent_nothing_more() {
+    let (mut poller, hand, intake) = load(&Job { depth: 2, ..Job::new() });
+    poller.poll(at(0));
+    hand.end(1, Status::Aborted);
+    poller.poll(at(1000));
+    hand.end(1, Status::Ok);
+    poller.poll(at(2000));
+    let tally = taken(&intake);
+    assert_eq!((hand.seen().len(), tally.requests(), tally.ended), (2, 2, Some(Ended::Gone)));
+}
+
+#[test]
 fn what_was_sent_in_the_warm_up_is_not_counted_whenever_it_ends() {
     let job = Job { depth: 2, warm_up_ns: 10_000, length: requests(6), ..Job::new() };
     let (mut poller, hand, intake) = load(&job);
