@@ -18,8 +18,8 @@ pub(crate) fn run(place: &Place, file: &Path, work: &Work, warm_up: Duration, le
     let mut command = place.command("fio");
     command.args(["--name=bench", "--ioengine=io_uring", "--direct=1", "--thread", "--time_based", "--allow_file_create=0"]);
     command.args(["--norandommap", "--randrepeat=0", "--lat_percentiles=1", "--clat_percentiles=0", "--output-format=json"]);
-    // Reads and writes together, and never a buffer that a disk could leave out.
-    command.args(["--unified_rw_reporting=mixed", "--refill_buffers"]).args(work.fio());
+    // Reads and writes together. What is written is random, made once: to make it anew each time would be fio's cost alone.
+    command.args(["--unified_rw_reporting=mixed", "--scramble_buffers=0"]).args(work.fio());
     command.arg("--percentile_list=50:99:99.9").arg(format!("--filename={}", file.display()));
     command.arg(format!("--ramp_time={}ms", warm_up.as_millis())).arg(format!("--runtime={}ms", length.as_millis()));
     command.arg(format!("--cpus_allowed={}", place.cores.client)).stdin(Stdio::null()).stderr(std::fs::File::create(&log)?);

@@ -45,26 +45,23 @@ pub(crate) struct Cell {
     pub(crate) first_to_this: Option<(Spread, usize)>,
 }
 
-/// The cells of windows of one placement: works in turn, within one the entrants as they took their turns.
-pub(crate) fn cells(windows: &[&Window]) -> Vec<Cell> {
-    let key = |window: &Window| (window.scenario, window.work, window.device, window.entrant);
-    let mut groups: Vec<Vec<&Window>> = Vec::new();
-    for window in windows {
-        match groups.iter_mut().find(|group| key(group[0]) == key(window)) {
-            Some(group) => group.push(window),
-            None => groups.push(vec![window]),
+/// The cells of some of the windows of one scenario: works in turn, within one the entrants as they took their turns in `all`.
+pub(crate) fn cells(all: &[Window], windows: &[&Window]) -> Vec<Cell> {
+    let key = |window: &Window| (window.work, window.device, window.entrant);
+    let mut keys = Vec::new();
+    for window in all {
+        if !keys.contains(&key(window)) {
+            keys.push(key(window));
         }
     }
-    let place = |group: &[&Window]| windows.iter().position(|window| (window.scenario, window.work) == (group[0].scenario, group[0].work));
-    groups.sort_by_key(|group| place(group));
+    let of = |wanted| windows.iter().copied().filter(|window| key(window) == wanted).collect::<Vec<_>>();
+    let groups: Vec<Vec<&Window>> = keys.into_iter().map(of).collect();
     let beside = |group: &[&Window]| {
-        let alike = |other: &&Vec<&Window>| {
-            let (other, own) = (other[0], group[0]);
-            (other.scenario, other.work, other.device) == (own.scenario, own.work, own.device)
-        };
-        let first = groups.iter().find(alike).filter(|first| key(first[0]) != key(group[0]))?;
-        let pair = |theirs: &&Window| Some(quotient(first.iter().find(|ours| ours.round == theirs.round)?.per_second, theirs.per_second));
-        let ratios: Vec<f64> = group.iter().filter_map(pair).collect();
+        let one = group.first()?;
+        let first = all.iter().find(|window| (window.work, window.device) == (one.work, one.device))?;
+        let ours = groups.iter().find(|ours| ours.first().is_some_and(|window| key(window) == key(first)))?;
+        let pair = |theirs: &&Window| Some(quotient(ours.iter().find(|ours| ours.round == theirs.round)?.per_second, theirs.per_second));
+        let ratios: Vec<f64> = group.iter().filter_map(pair).filter(|_| key(first) != key(one)).collect();
         let pairs = ratios.len();
         Spread::of(ratios).map(|spread| (spread, pairs))
     };
@@ -104,7 +101,7 @@ pub(crate) fn print(place: &Place, windows: &[Window]) {
         let there = cores::in_placement(&usable, placement, |window| &window.around);
         if let Some(probes) = Spread::of(there.iter().flat_map(|window| window.around.round_trip_ns).map(|ns| ratio(ns, 1))) {
             println!("\n{placement:?} cores: a cache line there and back takes {} ns ({}-{})", probes.median, probes.low, probes.high);
-            print_cells(&cells(&there));
+            print_cells(&cells(windows, &there));
         }
     }
 }

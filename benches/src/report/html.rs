@@ -104,7 +104,7 @@ fn measured(scenario: &str, windows: &[Window]) -> String {
     let mut out = format!("<h2>{}</h2><p class=quiet>{} windows, {} of them used", escaped(scenario), own.len(), chosen.len());
     out.push_str(if busy { ", though others ran in all of them.</p>" } else { ".</p>" });
     for placement in [Placement::Near, Placement::Far] {
-        let there = cells(&cores::in_placement(&chosen, placement, |window| &window.around));
+        let there = cells(&own, &cores::in_placement(&chosen, placement, |window| &window.around));
         if !there.is_empty() {
             let _ = write!(out, "<h3>{placement:?} cores</h3>");
             out.push_str(&cell_table(&there));
