@@ -56,12 +56,13 @@ impl Front {
     /// Polls once, and sleeps if nothing came. What came.
     fn turn(&mut self, give_up: Instant) -> &[Completion] {
         let now = self.clock.now();
+        // Whatever is there by now: who slept so long was not woken.
+        assert!(now < give_up, "a wake-up was lost, after {} sleeps", self.sleeps);
         self.core.reap(now);
         self.done.clear();
         self.channel.poll(now, &mut self.done);
         self.core.flush();
         if self.done.as_slice().is_empty() {
-            assert!(now < give_up, "a wake-up was lost, after {} sleeps", self.sleeps);
             let armed = self.channel.arm();
             self.core.flush();
             match armed.min(self.core.arm()) {
