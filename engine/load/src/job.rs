@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use spinel_core::{Geometry, OPS, Op, OpKind};
 
+/// Most requests that one turn of a load sends, and most that it sees end.
+pub const BATCH_MAX: u16 = 64;
+
 /// How many of a hundred requests are of each kind. The sum is 100.
 ///
 /// Flushes that follow every so many writes are not drawn from here: see [`Job::flush_every`].
@@ -123,6 +126,8 @@ pub struct Job {
     pub sizes: Sizes,
     /// Most requests in flight. In an open loop a request that is due and finds no room waits, and its waiting counts.
     pub depth: u16,
+    /// Most requests that one turn sends: those of one turn start together. 1 to [`BATCH_MAX`].
+    pub batch: u16,
     /// When they are due.
     pub arrival: Arrival,
     /// Where they may go.
@@ -149,6 +154,8 @@ pub enum JobError {
     Mix { sum: u32 },
     #[error("a depth of 0 sends nothing; use 1 or more")]
     Depth,
+    #[error("{batch} requests at once make no sense; use 1 to {BATCH_MAX}")]
+    Batch { batch: u16 },
     #[error("a rate of {per_second} requests a second makes no sense; use a number above 0")]
     Rate { per_second: f64 },
     #[error("a Zipf exponent of {theta} makes no sense; use a number above 0 and at most 10, such as 0.99")]
@@ -182,6 +189,7 @@ impl Job {
             order: Order::Uniform,
             sizes: Sizes { min_bytes: 4096, max_bytes: 4096 },
             depth: 1,
+            batch: BATCH_MAX,
             arrival: Arrival::Closed,
             area: Area::default(),
             flush_every: 0,
@@ -264,6 +272,9 @@ impl Job {
         }
         if self.depth == 0 {
             return Err(JobError::Depth);
+        }
+        if self.batch == 0 || self.batch > BATCH_MAX {
+            return Err(JobError::Batch { batch: self.batch });
         }
         if let Arrival::Steady { per_second } | Arrival::Poisson { per_second } = self.arrival
             && !(per_second > 0.0 && per_second.is_finite())

@@ -37,7 +37,7 @@ pub use checker::{Checked, Checker, Flush, Initial, Read, Violation, Write};
 pub use feed::{Gone, Intake, Outlet, feed};
 pub use findings::{FINDINGS_KEPT, Finding, Findings, WRONGS, wrong_index};
 pub use generator::{Ask, Generator};
-pub use job::{Area, Arrival, Job, JobError, Length, Mix, Order, Sizes};
+pub use job::{Area, Arrival, BATCH_MAX, Job, JobError, Length, Mix, Order, Sizes};
 pub use judge::{Case, Judge, UNTOUCHED};
 pub use log::{LogError, LogHeader, LogReader, Logged, Record, WriteLog};
 pub use memory::{Memory, MemoryError};

@@ -8,15 +8,13 @@ use spinel_core::{Armed, Channel, Completions, Core, Geometry, Instant, OPS, Op,
 
 use crate::feed::Outlet;
 use crate::generator::{Ask, Generator};
-use crate::job::{Arrival, Job, JobError};
+use crate::job::{Arrival, BATCH_MAX, Job, JobError};
 use crate::judge::Judge;
 use crate::judged::Judged;
 use crate::memory::Memory;
 use crate::schedule::Schedule;
 use crate::tally::Ended;
 
-/// Most requests that one turn sends, and most that it sees end.
-const BATCH: usize = Completions::BATCH;
 /// A core that slept until a request is due would wake too late: it wakes so much earlier, and spins.
 const EARLY_NS: u64 = 100_000;
 /// The end of time.
@@ -87,6 +85,8 @@ struct Work {
     /// The operation of each kind.
     ops: [Op; OPS.len()],
     block_bytes: u32,
+    /// Most requests of one turn.
+    batch: usize,
     judge: Option<Box<Judged>>,
     outlet: Outlet,
     job: Job,
@@ -126,7 +126,7 @@ impl LoadPoller {
         };
         let work = Work {
             channel,
-            done: Completions::limited(BATCH),
+            done: Completions::limited(usize::from(BATCH_MAX)),
             generator,
             schedule: Schedule::new(job.arrival, job.seed, NEVER),
             cells: (0..job.depth).map(cell).collect(),
@@ -134,6 +134,7 @@ impl LoadPoller {
             idle: usize::from(job.depth),
             ops: OPS.map(|kind| job.op(kind)),
             block_bytes: geometry.block_bytes,
+            batch: usize::from(job.batch),
             judge: None,
             outlet,
             over: None,
@@ -282,7 +283,7 @@ impl Work {
         if self.over.is_some() {
             return 0;
         }
-        let room = BATCH.min(self.idle).min(self.channel.room());
+        let room = self.batch.min(self.idle).min(self.channel.room());
         let due_by = if now < self.until { now } else { Instant { ns: self.until.ns.saturating_sub(1) } };
         let mut sent = 0;
         while sent < room {

@@ -1,9 +1,10 @@
 //! From the command line to jobs. Knows no target.
 
-use spinel_load::{Arrival, Job, Length, Mix, Order, Sizes};
+use spinel_load::{Arrival, BATCH_MAX, Job, Length, Mix, Order, Sizes};
 
 use crate::cli::{Load, Workload};
 use crate::failure::Failure;
+use crate::url::Url;
 
 /// The interval of the tallies, and of the page's curve over time.
 pub(crate) const INTERVAL_NS: u64 = 250_000_000;
@@ -22,7 +23,7 @@ pub(crate) struct Tempo {
 ///
 /// # Errors
 /// What makes no sense on any disk; what makes none on the target is for [`Job::check`] to say.
-pub(crate) fn jobs(load: &Load, tempo: Tempo) -> Result<Vec<Job>, Failure> {
+pub(crate) fn jobs(url: &Url, load: &Load, tempo: Tempo) -> Result<Vec<Job>, Failure> {
     let (mix, is_random) = mix(load.workload, load.reads);
     let arrival = match tempo.rate {
         None => Arrival::Closed,
@@ -31,11 +32,14 @@ pub(crate) fn jobs(load: &Load, tempo: Tempo) -> Result<Vec<Job>, Failure> {
             if tempo.poisson { Arrival::Poisson { per_second } } else { Arrival::Steady { per_second } }
         }
     };
+    // To files most programs send one at a time, and the kernel holds several back until the last has come.
+    let batch = if url.path().is_some() { 1 } else { BATCH_MAX };
     let job = |number: u16| Job {
         mix,
         order: if is_random { load.distribution.0 } else { Order::Sequential },
         sizes: Sizes { min_bytes: load.block_size.min_bytes, max_bytes: load.block_size.max_bytes },
         depth: load.depth,
+        batch: load.batch.unwrap_or(batch),
         arrival,
         area: load.area.unwrap_or_default(),
         flush_every: load.flush_every,

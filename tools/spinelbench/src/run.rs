@@ -30,7 +30,7 @@ pub(crate) fn run(run: &cli::Run) -> Result<(), Failure> {
     let unlimited = run.time.is_none() && run.bytes.is_none() && run.requests.is_none();
     let length = Length { time_ns: run.time.or(unlimited.then_some(TIME_NS)), bytes: run.bytes, requests: run.requests };
     let warm_up_ns = run.warm_up.unwrap_or(if length.time_ns.is_some() && !run.verify { WARM_UP_NS } else { 0 });
-    let jobs = plan::jobs(&run.load, Tempo { rate: run.rate, poisson: run.poisson, length, warm_up_ns })?;
+    let jobs = plan::jobs(&run.target, &run.load, Tempo { rate: run.rate, poisson: run.poisson, length, warm_up_ns })?;
     let target = open(&run.target, &run.load, &run.way, &jobs, run.outputs.quiet, &interrupt)?;
     let name = run.name.clone().unwrap_or_else(|| format!("{} {}", run.load.workload.word(), run.target));
     let order = Order { name, target: run.target.to_string(), jobs, judges: Vec::new(), quiet: run.outputs.quiet };
@@ -75,7 +75,7 @@ pub(crate) fn sweep(sweep: &cli::Sweep) -> Result<(), Failure> {
     let time = Length { time_ns: Some(sweep.time), ..Length::default() };
     let warm_up_ns = (sweep.time / 4).min(WARM_UP_NS);
     let tempo = Tempo { rate: None, poisson: sweep.poisson, length: time, warm_up_ns };
-    let closed = plan::jobs(&sweep.load, tempo)?;
+    let closed = plan::jobs(&sweep.target, &sweep.load, tempo)?;
     let target = open(&sweep.target, &sweep.load, &sweep.way, &closed, sweep.outputs.quiet, &interrupt)?;
     let mut sweeper =
         Sweeper { sweep, tempo, target: &target, interrupt: &interrupt, runs: Vec::new(), points: Vec::new(), is_lost: false };
@@ -131,7 +131,7 @@ impl Sweeper<'_> {
 
     /// Measures one rate and puts it in its place among the others.
     fn at_rate(&mut self, rate: f64) -> Result<(), Failure> {
-        let jobs = plan::jobs(&self.sweep.load, Tempo { rate: Some(rate), ..self.tempo })?;
+        let jobs = plan::jobs(&self.sweep.target, &self.sweep.load, Tempo { rate: Some(rate), ..self.tempo })?;
         let run = self.measure(format!("{rate:.0} a second"), jobs)?;
         let point = Point { asked: rate, reached: run.all.iops, p99_ns: run.all.latency.p99_ns, errors: run.all.errors };
         let place = self.points.partition_point(|other| other.asked < rate);

@@ -140,6 +140,16 @@ fn a_stop_sends_nothing_more_waits_for_what_flies_and_gives_everything_back() {
 }
 
 #[test]
+fn a_turn_sends_no_more_than_a_batch() {
+    let (mut poller, hand, _intake) = load(&Job { depth: 5, batch: 2, ..Job::new() });
+    for (turn, sent) in [(0, 2), (1, 4), (2, 5), (3, 5)] {
+        poller.poll(at(turn));
+        assert_eq!(hand.seen().len(), sent);
+    }
+    assert!(matches!(Job { batch: 0, ..Job::new() }.check(&geometry()), Err(spinel_load::JobError::Batch { batch: 0 })));
+}
+
+#[test]
 fn a_device_that_gives_requests_up_is_sent_nothing_more() {
     let (mut poller, hand, intake) = load(&Job { depth: 2, ..Job::new() });
     poller.poll(at(0));
