@@ -63,24 +63,19 @@ impl VhostChannel {
             return Err(Status::Aborted);
         }
         let geometry = &self.disk.geometry;
-        if op == Op::Flush {
-            return self.flush(tag);
-        }
-        if start.0.checked_add(blocks.into()).is_none_or(|end| end > geometry.block_count) {
-            return Err(Status::Range);
-        }
-        if geometry.read_only && op.changes_data() {
-            return Err(Status::Protected);
-        }
-        let sectors_per_block = geometry.block_bytes / SECTOR_BYTES;
-        let sector = start.0 * u64::from(sectors_per_block);
-        match op {
-            Op::Read => self.transfer(tag, Kind::Read, sector, blocks, segments),
-            Op::Write { fua: false } => self.transfer(tag, Kind::Write, sector, blocks, segments),
-            Op::Discard => self.range(tag, Kind::Discard, sector, blocks, false),
-            Op::WriteZeroes { unmap, fua: false } => self.range(tag, Kind::WriteZeroes, sector, blocks, unmap),
-            Op::Flush | Op::Write { fua: true } | Op::WriteZeroes { fua: true, .. } => Err(Status::Unsupported),
-        }
+        let inside = start.0.checked_add(blocks.into()).is_some_and(|end| end <= geometry.block_count);
+        let sector = start.0.wrapping_mul(u64::from(geometry.block_bytes / SECTOR_BYTES));
+        let kind = match op {
+            Op::Flush => return self.flush(tag),
+            _ if !inside => return Err(Status::Range),
+            Op::Read => Kind::Read,
+            _ if geometry.read_only => return Err(Status::Protected),
+            Op::Write { fua: false } => Kind::Write,
+            Op::Discard => return self.range(tag, Kind::Discard, sector, blocks, false),
+            Op::WriteZeroes { unmap, fua: false } => return self.range(tag, Kind::WriteZeroes, sector, blocks, unmap),
+            Op::Write { fua: true } | Op::WriteZeroes { fua: true, .. } => return Err(Status::Unsupported),
+        };
+        self.transfer(tag, kind, sector, blocks, segments)
     }
 
     /// A server that does not know how to flush has nothing to flush.

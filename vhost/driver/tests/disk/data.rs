@@ -41,7 +41,7 @@ pub(crate) fn agree_with_a_model_over(socket: &Path, options: &Options, depth: u
             let place = usize::try_from(start).unwrap()..usize::try_from(start).unwrap() + blocks as usize;
             let cut = len_bytes / 2;
             let whole = [front.segment(at, len_bytes)];
-            let halves = [front.segment(at, cut), front.segment(at + u64::from(cut), len_bytes - cut)];
+            let halves = [front.segment(at, cut), front.segment(0, 0), front.segment(at + u64::from(cut), len_bytes - cut)];
             let segments = if options.segments_max > 1 && slot % 2 == 1 { &halves[..] } else { &whole[..] };
             match prng.below(8) {
                 0 => {

@@ -199,6 +199,7 @@ impl Server {
         let (mut readable, mut writable) = (Vec::new(), Vec::new());
         let id = loop {
             let (address, len, id, flags) = self.descriptor(self.next);
+            assert!(len > 0, "a descriptor without bytes is none");
             if flags & WRITE == 0 { &mut readable } else { &mut writable }.push((address, len));
             self.next += 1;
             if self.next == self.size {
