@@ -24,7 +24,7 @@ fn a_random_load_agrees_with_a_model_over_packed_rings() {
 }
 
 #[test]
-fn no_wake_up_is_lost_in_twenty_thousand_requests_over_packed_rings() {
+fn no_wake_up_is_lost_in_thirty_thousand_requests_over_packed_rings() {
     let host = Host::new();
     let server = serve(&host.path("packed"), DATA_BYTES);
     let disk = VhostDisk::connect(&host.path("packed"), &Options { packed: true, ..Options::default() }).unwrap();
@@ -33,7 +33,7 @@ fn no_wake_up_is_lost_in_twenty_thousand_requests_over_packed_rings() {
     let mut prng = Prng::new(1);
     let one = [front.segment(0, 512)];
     let mut asked = 0_u64;
-    while asked < 20_000 {
+    while asked < 30_000 {
         let burst = u32::try_from(prng.within(1..=8)).unwrap();
         for tag in 0..burst {
             front.submit(tag, Op::Read, tag.into(), 1, &one);
