@@ -154,14 +154,34 @@ pub(crate) struct Times {
 impl Times {
     pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in brackets may hold anything. After it, the 12th to 15th fields are utime, stime, cutime and cstime.
-        let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
-        let ticks: Vec<u64> = fields.iter().skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
-        let &[user, system, children_user, children_system] = ticks.as_slice() else {
-            return Err("the kernel's /proc/PID/stat has another form".into());
-        };
-        Ok(Self { own_ns: (user + system) * TICK_NS, children_ns: (children_user + children_system) * TICK_NS })
+        Self::parse(&stat).map(|(_, times)| times).ok_or_else(|| "the kernel's /proc/PID/stat has another form".into())
     }
+
+    /// The parent, and the times.
+    fn parse(stat: &str) -> Option<(u32, Self)> {
+        // The name in brackets may hold anything. After it, the 2nd field is the parent, and the 12th to 15th are
+        // utime, stime, cutime and cstime.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let (own, children) = (ticks(11)? + ticks(12)?, ticks(13)? + ticks(14)?);
+        Some((fields.get(1)?.parse().ok()?, Self { own_ns: own * TICK_NS, children_ns: children * TICK_NS }))
+    }
+}
+
+/// The parent of all threads of the kernel's.
+const KTHREADD: u32 = 2;
+
+/// Processor time of the kernel's own threads: they finish writes to files, for instance, and work for nobody but others.
+fn kernel_threads_ns() -> Result<u64, Failure> {
+    let mut sum = 0;
+    for entry in fs::read_dir("/proc")? {
+        // Most of what is there is no process, and a process may end meanwhile.
+        let stat = fs::read_to_string(entry?.path().join("stat")).unwrap_or_default();
+        if let Some((KTHREADD, times)) = Times::parse(&stat) {
+            sum += times.own_ns;
+        }
+    }
+    Ok(sum)
 }
 
 /// USER_HZ is 100 on every Linux.
@@ -234,7 +254,8 @@ impl Others {
             return Err("the kernel's /proc/stat has another form".into());
         };
         let this = Times::of(std::process::id())?;
-        let mut own_ns = this.own_ns + this.children_ns;
+        // Like interrupts, what the kernel's threads do is our own doing: others who use them are seen themselves.
+        let mut own_ns = this.own_ns + this.children_ns + kernel_threads_ns()?;
         for pid in own {
             own_ns += Times::of(*pid)?.own_ns;
         }
@@ -244,7 +265,7 @@ impl Others {
 
     /// Which part of one core went elsewhere since then.
     pub(crate) fn share_since(self, then: Self) -> f64 {
-        let others_ns = (self.all_ns - then.all_ns).saturating_sub(self.own_ns - then.own_ns);
+        let others_ns = (self.all_ns - then.all_ns).saturating_sub(self.own_ns.saturating_sub(then.own_ns));
         ratio(others_ns, self.at_ns - then.at_ns)
     }
 }
@@ -276,6 +297,13 @@ pub(crate) fn ratio(of: u64, by: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_read_whatever_its_name() {
+        let (parent, times) = Times::parse("7 (a) b (c) S 2 0 0 0 -1 0 0 0 0 0 3 4 5 6 20 0 1").unwrap();
+        assert_eq!((parent, times.own_ns, times.children_ns), (2, 7 * TICK_NS, 11 * TICK_NS));
+        assert!(Times::parse("cpu 1 2 3").is_none());
+    }
 
     #[test]
     fn a_disks_queues_are_told_from_other_interrupts() {
