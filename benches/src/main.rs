@@ -30,13 +30,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum as _};
-use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use spinel_testbed::cache::user_folder;
 use spinel_testbed::packages::Packages;
 use spinel_testbed::process::kill_all;
 
+use claims::Finding;
 use cores::Cores;
 use rows::Ran;
 use scenario::Scenario;
@@ -105,15 +105,21 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
-            let mut cause = failure.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
+            eprintln!("error: {}", with_causes(failure.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A failure's message followed by those of its causes.
+fn with_causes(failure: &dyn Error) -> String {
+    let mut text = failure.to_string();
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        text += &format!("\n  because: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -153,21 +159,31 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     cores::pin(&[place.cores.client])?;
     let pace = Pace::of(arguments.quick);
     let several = scenarios.len() > 1;
-    let (mut findings, mut windows) = (Vec::new(), Vec::new());
+    let mut all = Vec::new();
+    let mut failed = Vec::new();
     for scenario in scenarios {
         println!("== {} ==", scenario.name());
-        let ran = measure(scenario, &place, &folder, &pace, arguments.accept)?;
-        table::print_findings(&ran.findings);
-        println!();
-        findings.extend(ran.findings);
-        windows.extend(ran.windows);
+        match measure(scenario, &place, &folder, &pace, arguments.accept) {
+            Ok(ran) => {
+                table::print_findings(&ran.findings);
+                println!();
+                all.push((scenario.name(), ran));
+            }
+            // What others have to say is not lost.
+            Err(failure) => {
+                eprintln!("error: {}\n", with_causes(failure.as_ref()));
+                failed.push(scenario.name());
+            }
+        }
     }
+    let findings: Vec<&Finding> = all.iter().flat_map(|(_, ran)| &ran.findings).collect();
     if several && !findings.is_empty() {
         println!("== all rows ==");
-        table::print_findings(&findings);
+        table::print_findings(findings);
         println!();
     }
-    report::write(&place, &folder, arguments.quick, &findings, &windows)
+    report::write(&place, &folder, arguments.quick, &all)?;
+    if failed.is_empty() { Ok(()) } else { Err(format!("these failed, see above: {}", failed.join(", ")).into()) }
 }
 
 fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept: bool) -> Result<Ran, Failure> {
@@ -182,20 +198,20 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
             let file = disk::file(folder)?;
             let figures = idle::run(place, &file, pace)?;
             idle::print(&figures);
-            save(folder, "m2", &figures)?;
             let woken = wakeups::run(place, &file, pace, &["null"])?;
             wakeups::print(&woken);
-            Ok(Ran { findings: idle::find(&figures, wakeups::on_top_us(&woken, "null")), ..Ran::default() })
+            let findings = idle::find(&figures, wakeups::on_top_us(&woken, "null"));
+            Ok(Ran { findings, ..Ran::of_figures(&figures)? })
         }
         Scenario::Wakeups => {
             let windows = wakeups::run(place, &disk::file(folder)?, pace, &wakeups::DEVICES)?;
             wakeups::print(&windows);
-            save(folder, "wakeups", &windows).map(|()| Ran::default())
+            Ran::of_figures(&windows)
         }
         Scenario::Attach => {
             let figures = attach::run(place, pace)?;
             attach::print(&figures);
-            save(folder, "attach", &figures).map(|()| Ran::default())
+            Ran::of_figures(&figures)
         }
         Scenario::Budgets => {
             let beside = place.spineld.parent().ok_or("spineld lies nowhere")?;
@@ -219,13 +235,5 @@ fn end_in_order_on_signals() -> Result<(), Failure> {
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
-    Ok(())
-}
-
-/// Keeps figures for programs to read.
-fn save(folder: &Path, name: &str, figures: &impl Serialize) -> Result<(), Failure> {
-    let path = folder.join(name).with_extension("json");
-    fs::write(&path, serde_json::to_vec_pretty(figures)?)?;
-    println!("All of it: {}\n", path.display());
     Ok(())
 }

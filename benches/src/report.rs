@@ -2,16 +2,19 @@
 
 mod html;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::Failure;
 use crate::claims::Finding;
 use crate::contest::Window;
 use crate::cores::Cores;
+use crate::rows::Ran;
 use crate::servers::Place;
 
 /// The version of the JSON's shape.
@@ -29,8 +32,10 @@ struct Report<'a> {
     disk_cores: &'a [usize],
     /// Fewer and shorter windows.
     quick: bool,
-    findings: &'a [Finding],
-    windows: &'a [Window],
+    findings: Vec<&'a Finding>,
+    windows: Vec<&'a Window>,
+    /// What scenarios say that have no windows of that kind, by their names: arrays of objects.
+    figures: BTreeMap<&'a str, &'a Value>,
 }
 
 /// What was measured on.
@@ -57,11 +62,8 @@ impl Machine {
     }
 }
 
-/// Writes `report.json` and `report.html`, and prints where; without anything to say, neither.
-pub(crate) fn write(place: &Place, folder: &Path, quick: bool, findings: &[Finding], windows: &[Window]) -> Result<(), Failure> {
-    if findings.is_empty() && windows.is_empty() {
-        return Ok(());
-    }
+/// Writes `report.json` and `report.html` about scenarios by name, and prints where.
+pub(crate) fn write(place: &Place, folder: &Path, quick: bool, all: &[(String, Ran)]) -> Result<(), Failure> {
     let report = Report {
         version: VERSION,
         ended_unix_s: unix_s(),
@@ -69,8 +71,9 @@ pub(crate) fn write(place: &Place, folder: &Path, quick: bool, findings: &[Findi
         cores: place.cores,
         disk_cores: &place.disk_cores,
         quick,
-        findings,
-        windows,
+        findings: all.iter().flat_map(|(_, ran)| &ran.findings).collect(),
+        windows: all.iter().flat_map(|(_, ran)| &ran.windows).collect(),
+        figures: all.iter().map(|(name, ran)| (name.as_str(), &ran.figures)).filter(|(_, figures)| !figures.is_null()).collect(),
     };
     let (json, page) = (folder.join("report.json"), folder.join("report.html"));
     fs::write(&json, serde_json::to_vec_pretty(&report)?)?;

@@ -136,8 +136,9 @@ fn print_cells(cells: &[Cell]) {
 }
 
 /// Prints what was found, a line each.
-pub(crate) fn print_findings(findings: &[Finding]) {
-    if findings.is_empty() {
+pub(crate) fn print_findings<'a>(findings: impl IntoIterator<Item = &'a Finding>) {
+    let mut findings = findings.into_iter().peekable();
+    if findings.peek().is_none() {
         return;
     }
     println!(

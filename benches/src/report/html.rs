@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Map, Value};
+
 use super::Report;
 use crate::claims::{Finding, Target};
 use crate::contest::Window;
@@ -23,15 +25,44 @@ pub(super) fn page(report: &Report<'_>) -> String {
         out.push_str("<p class=warning>Other programs ran in every window of some rows: those compare little.</p>");
     }
     if !report.findings.is_empty() {
-        out.push_str(&findings(report.findings));
+        out.push_str(&findings(&report.findings));
     }
     let mut scenarios: Vec<&str> = report.windows.iter().map(|window| window.scenario).collect();
     scenarios.dedup();
     for scenario in scenarios {
-        out.push_str(&measured(scenario, report.windows));
+        out.push_str(&measured(scenario, &report.windows));
+    }
+    for (scenario, figures) in &report.figures {
+        out.push_str(&format!("<h2>{}</h2>{}", escaped(scenario), figure_table(figures)));
     }
     out.push_str("</html>\n");
     out
+}
+
+/// Figures of a shape of their own: a row for each object, a column for each of its plain values.
+fn figure_table(figures: &Value) -> String {
+    let rows: Vec<&Map<String, Value>> = figures.as_array().into_iter().flatten().filter_map(Value::as_object).collect();
+    let plain = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+    let columns: Vec<&String> =
+        rows.first().into_iter().flat_map(|row| row.iter()).filter(|(_, value)| plain(value)).map(|(name, _)| name).collect();
+    let mut out = format!("<details><summary class=quiet>{} stretches, one by one</summary><div class=wide><table><thead><tr>", rows.len());
+    for name in &columns {
+        out.push_str(&format!("<th>{}", escaped(&name.replace('_', " "))));
+    }
+    out.push_str("</thead><tbody>");
+    for row in rows {
+        out.push_str("<tr>");
+        for name in &columns {
+            let cell = match row.get(*name) {
+                Some(Value::String(text)) => format!("<td>{}", escaped(text)),
+                Some(Value::Number(number)) if number.is_f64() => format!("<td class=n>{}", figure(number.as_f64().unwrap_or(0.0))),
+                Some(other) => format!("<td class=n>{}", escaped(&other.to_string())),
+                None => "<td>".to_owned(),
+            };
+            out.push_str(&cell);
+        }
+    }
+    out + "</tbody></table></div></details>"
 }
 
 fn about(report: &Report<'_>) -> String {
@@ -50,7 +81,7 @@ fn about(report: &Report<'_>) -> String {
     )
 }
 
-fn findings(findings: &[Finding]) -> String {
+fn findings(findings: &[&Finding]) -> String {
     let mut out = "<h2>Rows and targets</h2><div class=wide><table><thead><tr><th>row<th>shape<th>cores<th>ours<th class=n><th>baseline\
                    <th class=n><th><th>ours to baseline<th class=n>ratio<th class=n>target<th></thead><tbody>"
         .to_owned();
@@ -98,8 +129,8 @@ fn whisker(ratio: Spread, target: Target) -> String {
     )
 }
 
-fn measured(scenario: &str, windows: &[Window]) -> String {
-    let own: Vec<Window> = windows.iter().filter(|window| window.scenario == scenario).cloned().collect();
+fn measured(scenario: &str, windows: &[&Window]) -> String {
+    let own: Vec<Window> = windows.iter().filter(|window| window.scenario == scenario).map(|window| (*window).clone()).collect();
     let (chosen, busy) = cores::chosen(&own, |window| &window.around);
     let mut out = format!("<h2>{}</h2><p class=quiet>{} windows, {} of them used", escaped(scenario), own.len(), chosen.len());
     out.push_str(if busy { ", though others ran in all of them.</p>" } else { ".</p>" });
@@ -175,7 +206,13 @@ fn date(unix_s: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
     use super::*;
+    use crate::cores::Cores;
+    use crate::report::Machine;
 
     #[test]
     fn dates_are_those_of_the_calendar() {
@@ -184,7 +221,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_markup_stays_none() {
-        assert_eq!(escaped("a<b> & c"), "a&lt;b&gt; &amp; c");
+    fn a_page_loads_nothing_and_takes_no_figure_for_markup() {
+        let machine = Machine { processor: "<b>fast</b>".to_owned(), processors: 2, memory_bytes: 1 << 30, kernel: "6.18".to_owned() };
+        let figures = json!([{"name": "<i>idle</i>", "percent": 0.5, "reads": 3, "more": {"a": 1}}]);
+        let report = Report {
+            version: 1,
+            ended_unix_s: 0,
+            machine,
+            cores: Cores { engine: 0, client: 1 },
+            disk_cores: &[],
+            quick: true,
+            findings: Vec::new(),
+            windows: Vec::new(),
+            figures: BTreeMap::from([("m2", &figures)]),
+        };
+        let page = page(&report);
+        assert!(page.contains("&lt;b&gt;fast") && page.contains("&lt;i&gt;idle") && page.contains("<td class=n>0.5000<td class=n>3"));
+        assert!(["<b>", "<i>", "<script", "http", "<th>more"].iter().all(|bad| !page.contains(bad)), "{page}");
     }
 }

@@ -10,6 +10,8 @@ mod s1;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde_json::Value;
 use spinel_core::Device;
 
 use crate::claims::{Claim, Finding, find};
@@ -31,6 +33,15 @@ const FIO: &str = "fio";
 pub(crate) struct Ran {
     pub(crate) windows: Vec<Window>,
     pub(crate) findings: Vec<Finding>,
+    /// What is neither: an array of objects.
+    pub(crate) figures: Value,
+}
+
+impl Ran {
+    /// Of figures of a shape of their own.
+    pub(crate) fn of_figures(figures: &impl Serialize) -> Result<Self, Failure> {
+        Ok(Self { figures: serde_json::to_value(figures)?, ..Self::default() })
+    }
 }
 
 /// Has all entrants do all works, prints what came of it, and looks at the claims.
@@ -45,7 +56,7 @@ fn hold(
     let windows = contest::run(place, pace, scenario, works, entrants)?;
     table::print(place, &windows);
     let findings = find(claims, works, &windows);
-    Ok(Ran { windows, findings })
+    Ok(Ran { windows, findings, ..Ran::default() })
 }
 
 /// Says how writes to files are measured here.
