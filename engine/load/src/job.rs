@@ -126,7 +126,7 @@ pub struct Job {
     pub sizes: Sizes,
     /// Most requests in flight. In an open loop a request that is due and finds no room waits, and its waiting counts.
     pub depth: u16,
-    /// Most requests that one turn sends: those of one turn start together. 1 to [`BATCH_MAX`].
+    /// Most requests that one turn sends, and sees end: those of one turn begin together, or end together. 1 to [`BATCH_MAX`].
     pub batch: u16,
     /// When they are due.
     pub arrival: Arrival,

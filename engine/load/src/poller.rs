@@ -8,7 +8,7 @@ use spinel_core::{Armed, Channel, Completions, Core, Geometry, Instant, OPS, Op,
 
 use crate::feed::Outlet;
 use crate::generator::{Ask, Generator};
-use crate::job::{Arrival, BATCH_MAX, Job, JobError};
+use crate::job::{Arrival, Job, JobError};
 use crate::judge::Judge;
 use crate::judged::Judged;
 use crate::memory::Memory;
@@ -126,7 +126,7 @@ impl LoadPoller {
         };
         let work = Work {
             channel,
-            done: Completions::limited(usize::from(BATCH_MAX)),
+            done: Completions::limited(usize::from(job.batch)),
             generator,
             schedule: Schedule::new(job.arrival, job.seed, NEVER),
             cells: (0..job.depth).map(cell).collect(),

@@ -89,7 +89,7 @@ pub(crate) struct Load {
     /// Most requests in flight, for each job
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) depth: u16,
-    /// Most requests sent at once, when several may be [default: 1 to files, 64 otherwise]
+    /// Most requests sent, or seen to end, at once [default: 1 to files, 64 otherwise]
     #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) batch: Option<u16>,
     /// How many jobs do the same at once, each with a queue of its own
