@@ -48,7 +48,15 @@ const PAIRS_MIN: usize = 5;
 /// A device and who has it.
 pub(crate) type Who = (&'static str, &'static str);
 
-/// That one's rate stands so to another's in some work.
+/// Which of a window's figures is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Figure {
+    Rate,
+    P50,
+    P99,
+}
+
+/// That one's figure stands so to another's in some work.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
     /// The row of the workloads.
@@ -56,6 +64,7 @@ pub(crate) struct Claim {
     pub(crate) work: &'static str,
     pub(crate) ours: Who,
     pub(crate) baseline: Who,
+    pub(crate) figure: Figure,
     pub(crate) target: Target,
 }
 
@@ -106,14 +115,14 @@ pub(crate) fn find(claims: &[Claim], works: &[Work], windows: &[Window]) -> Vec<
 }
 
 fn finding(claim: &Claim, work: &Work, placement: Placement, ours: &[&Window], theirs: &[&Window], busy: bool) -> Option<Finding> {
-    let (unit, rate) = unit_of(work);
+    let (unit, value) = unit_of(claim.figure, work);
     let pairs: Vec<(&Window, &Window)> =
         theirs.iter().filter_map(|their| Some((*ours.iter().find(|our| our.round == their.round)?, *their))).collect();
-    let median = |windows: &mut dyn Iterator<Item = &Window>| Spread::of(windows.map(rate)).map(|spread| spread.median);
-    let ratio = Spread::of(pairs.iter().map(|(our, their)| cores::quotient(rate(our), rate(their))))?;
+    let median = |windows: &mut dyn Iterator<Item = &Window>| Spread::of(windows.map(value)).map(|spread| spread.median);
+    let ratio = Spread::of(pairs.iter().map(|(our, their)| cores::quotient(value(our), value(their))))?;
     Some(Finding {
         row: claim.row,
-        shape: format!("{}, {}", claim.ours.0, work.name),
+        shape: claim.shape(work),
         placement: Some(placement),
         ours: claim.ours.1.to_owned(),
         baseline: claim.baseline.1.to_owned(),
@@ -129,8 +138,25 @@ fn finding(claim: &Claim, work: &Work, placement: Placement, ours: &[&Window], t
     })
 }
 
+impl Claim {
+    /// What was done on what, and which figure of it is compared.
+    fn shape(&self, work: &Work) -> String {
+        let figure = match self.figure {
+            Figure::Rate => "",
+            Figure::P50 => ": p50",
+            Figure::P99 => ": p99",
+        };
+        format!("{}, {}{figure}", self.ours.0, work.name)
+    }
+}
+
 /// Large requests are counted in bytes, small ones one by one.
-fn unit_of(work: &Work) -> (&'static str, fn(&Window) -> f64) {
+fn unit_of(figure: Figure, work: &Work) -> (&'static str, fn(&Window) -> f64) {
+    match figure {
+        Figure::P50 => return ("us", |window| crate::micros(window.latency.p50_ns)),
+        Figure::P99 => return ("us", |window| crate::micros(window.latency.p99_ns)),
+        Figure::Rate => {}
+    }
     if work.bytes >= 1 << 20 { ("MiB/s", |window| window.mib_per_second) } else { ("k/s", |window| window.per_second / 1000.0) }
 }
 
@@ -160,7 +186,7 @@ impl Finding {
         let nothing = Spread { low: 0.0, median: 0.0, high: 0.0 };
         Self {
             row: claim.row,
-            shape: format!("{}, {}", claim.ours.0, work.name),
+            shape: claim.shape(work),
             placement: None,
             ours: claim.ours.1.to_owned(),
             baseline: claim.baseline.1.to_owned(),
@@ -221,7 +247,14 @@ mod tests {
     }
 
     const WORK: Work = Work::random_reads("reads", 4096, 1);
-    const CLAIM: Claim = Claim { row: "X1", work: "reads", ours: ("file", "we"), baseline: ("file", "they"), target: Target::AtLeast(1.5) };
+    const CLAIM: Claim = Claim {
+        row: "X1",
+        work: "reads",
+        ours: ("file", "we"),
+        baseline: ("file", "they"),
+        figure: Figure::Rate,
+        target: Target::AtLeast(1.5),
+    };
 
     #[test]
     fn only_quiet_windows_of_one_round_and_placement_are_compared() {

@@ -189,6 +189,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept: bool) -> Result<Ran, Failure> {
     match scenario {
         Scenario::Reads => rows::reads(place, &disk::file(folder)?, pace),
+        Scenario::Agree => rows::agree(place, &disk::file(folder)?, pace),
         Scenario::L1 => rows::l1(place, &disk::file(folder)?, pace),
         Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),
         Scenario::S1 => rows::s1(place, pace),

@@ -8,7 +8,7 @@ use spinel_uring::{DeviceOptions, UringDevice};
 use spinel_volume::{MemoryDevice, Shape};
 
 use super::{Ran, SPINELD, hold, in_process, say_how_files_are_written, spineld_of_file};
-use crate::claims::{Claim, Target};
+use crate::claims::{Claim, Figure, Target};
 use crate::contenders::{Served, Server, Shared};
 use crate::contest::Entrant;
 use crate::servers::{DISK_BYTES, Place, Spineld};
@@ -58,6 +58,7 @@ pub(crate) fn k1(place: &Place, file: &Path, own_file: &Path, pace: &Pace) -> Re
             work: work.name,
             ours: (device, SPINELD),
             baseline: (device, IN_PROCESS),
+            figure: Figure::Rate,
             target,
         })
     });

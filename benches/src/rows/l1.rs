@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{FIO, Ran, SPINELD, fio, hold, say_how_files_are_written, spineld_of_file};
-use crate::claims::{Claim, Target};
+use crate::claims::{Claim, Figure, Target};
 use crate::contest::Entrant;
 use crate::servers::Place;
 use crate::work::Work;
@@ -30,6 +30,7 @@ pub(crate) fn l1(place: &Place, file: &Path, pace: &Pace) -> Result<Ran, Failure
         work: work.name,
         ours: ("file", SPINELD),
         baseline: ("file", FIO),
+        figure: Figure::Rate,
         target: Target::AtLeast(target),
     };
     let claims: Vec<Claim> = WORKS.iter().zip(TARGETS).map(claim).collect();

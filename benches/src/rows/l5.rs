@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Ran, SPINELD, STORAGE_DAEMON, hold, say_how_files_are_written, spineld_of_file, storage_daemon};
-use crate::claims::{Claim, Target};
+use crate::claims::{Claim, Figure, Target};
 use crate::contest::Entrant;
 use crate::servers::Place;
 use crate::work::Work;
@@ -29,6 +29,7 @@ pub(crate) fn l5(place: &Place, file: &Path, pace: &Pace) -> Result<Ran, Failure
         work: work.name,
         ours: ("file", SPINELD),
         baseline: ("file", STORAGE_DAEMON),
+        figure: Figure::Rate,
         target: Target::AtLeast(1.0),
     };
     hold(place, pace, "l5", &WORKS, entrants, &WORKS.each_ref().map(claim))

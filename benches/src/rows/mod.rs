@@ -1,5 +1,6 @@
 //! The rows of the workloads: who takes part, in which works, and what is to be shown. Knows no way to measure.
 
+mod agree;
 mod k1;
 mod l1;
 mod l5;
@@ -21,7 +22,7 @@ use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace, table};
 
-pub(crate) use {k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
+pub(crate) use {agree::agree, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
 
 /// Spineld, as tables call it.
 const SPINELD: &str = "spineld";

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{FIO, Ran, SPINELD, STORAGE_DAEMON, fio, hold, say_how_files_are_written, spineld_of_file, storage_daemon};
-use crate::claims::{Claim, Target};
+use crate::claims::{Claim, Figure, Target};
 use crate::contenders::Served;
 use crate::contest::Entrant;
 use crate::servers::Place;
@@ -38,8 +38,14 @@ pub(crate) fn p1(place: &Place, file: &Path, pace: &Pace) -> Result<Ran, Failure
     drop(server);
     let mut claims = Vec::new();
     for work in &WORKS {
-        let claim =
-            |ours, baseline, target| Claim { row: "P1", work: work.name, ours: ("file", ours), baseline: ("file", baseline), target };
+        let claim = |ours, baseline, target| Claim {
+            row: "P1",
+            work: work.name,
+            ours: ("file", ours),
+            baseline: ("file", baseline),
+            figure: Figure::Rate,
+            target,
+        };
         claims.push(claim(SPINELD, FIO, Target::Shown));
         claims.push(claim(STORAGE_DAEMON, FIO, Target::Shown));
         claims.push(claim(SPINELD, STORAGE_DAEMON, Target::Shown));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spinel_volume::{MemoryDevice, Shape};
 
 use super::{Ran, hold, in_process};
-use crate::claims::{Claim, Target};
+use crate::claims::{Claim, Figure, Target};
 use crate::contest::Entrant;
 use crate::servers::Place;
 use crate::work::Work;
@@ -46,6 +46,7 @@ pub(crate) fn s1(place: &Place, pace: &Pace) -> Result<Ran, Failure> {
         work: work.name,
         ours: ("memory", SPINEL),
         baseline: ("memory", ROCKSDB),
+        figure: Figure::Rate,
         target: Target::AtLeast(*target),
     };
     hold(place, pace, "s1", &WORKS, entrants, &CLAIMS.each_ref().map(claim))

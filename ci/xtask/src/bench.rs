@@ -49,7 +49,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> Result<(), Failure> {
     std::fs::create_dir_all(&folder)?;
     let mut steps = Steps::new(2);
     steps.run("fetch qemu-storage-daemon, fio and valgrind", |step| bed::packages(&folder.join("fetch.log"), step))?;
-    let mut build = vec!["build", "--release", "-p", "spinel-daemon", "-p", "spinel-benches"];
+    let mut build = vec!["build", "--release", "-p", "spinel-daemon", "-p", "spinelbench", "-p", "spinel-benches"];
     if options.rocksdb {
         build.extend(["--features", "spinel-benches/rocksdb"]);
     }
