@@ -218,7 +218,7 @@ impl Finding {
     /// The ratio with its spread and the number of pairs; of a value by itself, nothing.
     pub(crate) fn ratio_words(&self) -> String {
         let Spread { low, median, high } = self.ratio;
-        if self.baseline_value.is_some() { format!("{median:.2} ({low:.2}-{high:.2}, {})", self.pairs) } else { String::new() }
+        if self.baseline_value.is_some() { format!("{median:.3} ({low:.2}-{high:.2}, {})", self.pairs) } else { String::new() }
     }
 }
 

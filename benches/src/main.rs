@@ -94,7 +94,7 @@ impl Pace {
     fn of(quick: bool) -> Self {
         let (ms, seconds) = (Duration::from_millis, Duration::from_secs);
         if quick {
-            Self { warm_up: ms(60), window: ms(250), windows: 5, rounds_max: 6, silence: seconds(8) }
+            Self { warm_up: ms(60), window: ms(250), windows: 5, rounds_max: 7, silence: seconds(8) }
         } else {
             Self { warm_up: ms(100), window: seconds(1), windows: 9, rounds_max: 18, silence: seconds(20) }
         }
