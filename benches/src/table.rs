@@ -142,13 +142,13 @@ pub(crate) fn print_findings<'a>(findings: impl IntoIterator<Item = &'a Finding>
         return;
     }
     println!(
-        "{:<5}{:<36}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<23}{:<10}verdict",
+        "{:<6}{:<41}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<24}{:<10}verdict",
         "row", "shape", "cores", "ours", "", "baseline", "", "", "ratio (low-high, pairs)", "target"
     );
     for found in findings {
         let errors = if found.errors > 0 { format!(", {} ERRORS", found.errors) } else { String::new() };
         println!(
-            "{:<5}{:<36}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<23}{:<10}{}{errors}",
+            "{:<6}{:<41}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<24}{:<10}{}{errors}",
             found.row,
             found.shape,
             found.placement.map(|placement| format!("{placement:?}").to_lowercase()).unwrap_or_default(),
