@@ -145,12 +145,16 @@ fn measured(scenario: &str, windows: &[&Window]) -> String {
 }
 
 fn cell_table(cells: &[Cell]) -> String {
-    let mut out = "<div class=wide><table><thead><tr><th>work<th>disk<th>who<th>rate, beside the same work's best<th class=n>k/s\
+    let mut out = "<div class=wide><table><thead><tr><th>work<th>disk<th>who<th>rate, beside the disk's best<th class=n>k/s\
                    <th class=n>low-high<th class=n>MiB/s<th class=n>p50 us<th class=n>p99 us<th class=n>p99.9 us<th class=n>CPU ns/IO\
                    <th class=n>n<th class=n>errors</thead><tbody>"
         .to_owned();
     for cell in cells {
-        let best = cells.iter().filter(|other| other.work == cell.work).map(|other| other.per_second.median).fold(0.0, f64::max);
+        let best = cells
+            .iter()
+            .filter(|other| (other.work, other.device) == (cell.work, cell.device))
+            .map(|other| other.per_second.median)
+            .fold(0.0, f64::max);
         let rate = cell.per_second;
         let _ = write!(
             out,
