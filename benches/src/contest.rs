@@ -91,7 +91,10 @@ pub(crate) fn run(
     works: &[Work],
     mut entrants: Vec<Entrant>,
 ) -> Result<Vec<Window>, Failure> {
-    let own: Vec<u32> = entrants.iter().filter_map(|entrant| entrant.contender.pid()).collect();
+    let mut own: Vec<u32> = entrants.iter().filter_map(|entrant| entrant.contender.pid()).collect();
+    // Some share a server, whose time is to be counted once.
+    own.sort_unstable();
+    own.dedup();
     let mut windows: Vec<Window> = Vec::new();
     for work in works {
         for round in 0..pace.rounds_max {
