@@ -54,7 +54,7 @@ pub enum WireError {
 
 /// The name of a kind of request, here and in reports.
 #[must_use]
-pub fn kind_name(kind: OpKind) -> &'static str {
+pub const fn kind_name(kind: OpKind) -> &'static str {
     match kind {
         OpKind::Read => "read",
         OpKind::Write => "write",

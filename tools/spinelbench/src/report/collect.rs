@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use hdrhistogram::Histogram;
 use spinel_core::{Instant, OPS};
-use spinel_load::{Ended, Job, OpTally, STATUSES, Tally};
+use spinel_load::{Ended, Job, OpTally, STATUS_NAMES, STATUSES, Tally};
 
-use super::words::{KINDS, STATUS_NAMES};
+use super::words::KINDS;
 use super::{Interval, Latency, Outcome, Run, Stretch, Verified, histogram};
 
 /// Most tallies kept of one job. When there are more, intervals become twice as long: fewer stretches, the same requests.
@@ -327,7 +327,7 @@ fn outcome(ops: &[&OpTally], took_ns: u64) -> Outcome {
         requests,
         bytes,
         errors: requests - ended[0],
-        errors_by_status: failed.map(|(name, count)| (name.to_owned(), count)).collect(),
+        errors_by_status: failed.map(|((_, name), count)| (name.to_owned(), count)).collect(),
         iops: per_s(requests),
         bandwidth: per_s(bytes),
         latency: Latency::of(&latency),

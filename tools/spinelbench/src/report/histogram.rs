@@ -26,11 +26,7 @@ pub fn bytes(histogram: &Histogram<u64>) -> Vec<u8> {
     bytes
 }
 
-/// [`bytes`] in base64.
-#[must_use]
-pub fn text(histogram: &Histogram<u64>) -> String {
-    STANDARD.encode(bytes(histogram))
-}
+pub use spinel_load::histogram_to_text as text;
 
 /// HdrHistogram's V2 encoding, compressed, in base64: a third as long where there are many.
 ///
