@@ -218,7 +218,11 @@ impl Finding {
     /// The ratio with its spread and the number of pairs; of a value by itself, nothing.
     pub(crate) fn ratio_words(&self) -> String {
         let Spread { low, median, high } = self.ratio;
-        if self.baseline_value.is_some() { format!("{median:.3} ({low:.2}-{high:.2}, {})", self.pairs) } else { String::new() }
+        match (self.baseline_value, median >= 10.0) {
+            (None, _) => String::new(),
+            (Some(_), true) => format!("{median:.1} ({low:.0}-{high:.0}, {})", self.pairs),
+            (Some(_), false) => format!("{median:.3} ({low:.2}-{high:.2}, {})", self.pairs),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hdrhistogram::Histogram;
-use rocksdb::{DB, IteratorMode, Options, WriteOptions};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBRawIterator, Options, WriteOptions};
 use spinel_load::Prng;
 use spinel_reactor::Clock;
 use tempfile::TempDir;
@@ -14,6 +14,9 @@ use crate::loader;
 use crate::servers::Place;
 use crate::work::Work;
 use crate::{Failure, Pace};
+
+/// Far more than all values.
+const CACHE_BYTES: usize = 256 << 20;
 
 /// A database in memory, with all keys in it.
 pub(crate) struct Rocks {
@@ -28,7 +31,7 @@ pub(crate) struct Rocks {
 }
 
 impl Rocks {
-    /// A new one with RocksDB's own options, its values stored as they are.
+    /// A new one with RocksDB's own options, but for a cache that holds all of it.
     pub(crate) fn open(place: &Place, count: u32, value_bytes: u32, scan_records: u32) -> Result<Self, Failure> {
         let memory = Path::new("/dev/shm");
         let mut folder = tempfile::Builder::new();
@@ -36,6 +39,9 @@ impl Rocks {
         let folder = if memory.is_dir() { folder.tempdir_in(memory)? } else { folder.tempdir()? };
         let mut options = Options::default();
         options.create_if_missing(true);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
+        options.set_block_based_table_factory(&table);
         // Its threads in the background may run where there is room.
         let both = [place.cores.engine, place.cores.client];
         let database = place.on(&both, || Ok(DB::open(&options, folder.path())?))?;
@@ -58,23 +64,12 @@ impl Rocks {
         let mut errors = 0;
         // Like the load on the other side: never made durable, but logged.
         let written = WriteOptions::default();
-        let mut scan = self.database.iterator(IteratorMode::Start);
+        let mut scan = self.database.raw_iterator();
         let mut now = from;
         while now < end {
             let at = usize::try_from(self.random.below(self.keys.len() as u64))?;
             let done = if work.sequential {
-                let mut left = self.scan_records;
-                while left > 0 {
-                    match scan.next() {
-                        Some(Ok(record)) => {
-                            std::hint::black_box(record);
-                            left -= 1;
-                        }
-                        Some(Err(_)) => break,
-                        None => scan = self.database.iterator(IteratorMode::Start),
-                    }
-                }
-                left == 0
+                step(&mut scan, self.scan_records)
             } else if work.writes() {
                 self.database.put_opt(self.keys[at], &self.value, &written).is_ok()
             } else {
@@ -89,6 +84,19 @@ impl Rocks {
     }
 }
 
+/// Looks at so many records one after the other, from the first again after the last.
+fn step(scan: &mut DBRawIterator<'_>, records: u32) -> bool {
+    for _ in 0..records {
+        if !scan.valid() {
+            scan.seek_to_first();
+        }
+        let Some(record) = scan.item() else { return false };
+        std::hint::black_box(record);
+        scan.next();
+    }
+    scan.status().is_ok()
+}
+
 impl Contender for Rocks {
     fn pid(&self) -> Option<u32> {
         None
@@ -100,6 +108,11 @@ impl Contender for Rocks {
     }
 
     fn measure(&mut self, _place: &Place, work: &Work, pace: &Pace, _round: u32) -> Result<Seen, Failure> {
+        if work.sequential {
+            // Without what earlier writes have left behind: a scan would pass over every old value.
+            self.database.flush()?;
+            self.database.compact_range(None::<&[u8]>, None::<&[u8]>);
+        }
         let mut latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
         self.run(work, u64::try_from(pace.warm_up.as_nanos())?, &mut latency)?;
         latency.reset();

@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// Fewer and shorter windows: within 5 minutes once everything is built
     #[arg(long)]
     quick: bool,
-    /// Build RocksDB and compare s1 with it: 20 minutes on two cores, once; needs g++ and libclang-dev
+    /// Build RocksDB, which takes up to half an hour once, and compare s1 with it; needs g++ and libclang-dev
     #[arg(long)]
     rocksdb: bool,
     /// Of budgets: take what is counted now for the new budgets
