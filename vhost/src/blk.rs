@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use spinel_core::mem::{GuestMap, Segment};
+use spinel_core::mem::{GuestMap, Look, Segment};
 use spinel_core::{Device, Geometry, Lba, Meters, Op, Status};
 
-use crate::ring::{Descriptor, RingFault};
+use crate::ring::{Descriptor, RingFault, Usual};
 
 /// A disk as vhost serves it.
 pub struct Disk {
@@ -127,6 +127,8 @@ const S_UNSUPP: u8 = 2;
 
 const T_IN: u32 = 0;
 const T_OUT: u32 = 1;
+const IN: u64 = T_IN as u64;
+const OUT: u64 = T_OUT as u64;
 const T_FLUSH: u32 = 4;
 const T_GET_ID: u32 = 8;
 const T_DISCARD: u32 = 11;
@@ -269,6 +271,8 @@ pub(crate) struct Terms {
     pub(crate) block_bytes: u32,
     /// Sectors per block, as a power of two.
     sectors_shift: u32,
+    /// The bits of a sector's number that say where in a block it lies.
+    sector_in_block: u64,
     pub(crate) segments_max: u16,
     pub(crate) read_only: bool,
     /// Whether a write must be on the medium before it completes.
@@ -281,6 +285,7 @@ impl Terms {
             features,
             block_bytes: geometry.block_bytes,
             sectors_shift: (geometry.block_bytes / SECTOR_BYTES).ilog2(),
+            sector_in_block: u64::from(geometry.block_bytes / SECTOR_BYTES) - 1,
             segments_max: geometry.segments_max,
             read_only: disk.read_only || geometry.read_only,
             stable_writes: false,
@@ -288,9 +293,8 @@ impl Terms {
     }
 
     fn blocks(&self, sector: u64, sectors: u64) -> Option<(Lba, u32)> {
-        let inside = (1 << self.sectors_shift) - 1;
         let blocks = u32::try_from(sectors >> self.sectors_shift).ok()?;
-        ((sector | sectors) & inside == 0).then_some((Lba(sector >> self.sectors_shift), blocks))
+        ((sector | sectors) & self.sector_in_block == 0).then_some((Lba(sector >> self.sectors_shift), blocks))
     }
 }
 
@@ -315,6 +319,38 @@ pub(crate) fn parse<'a>(chain: &'a Chain, guest: &GuestMap, terms: &Terms, seria
         T_WRITE_ZEROES if terms.features.write_zeroes && !terms.read_only => range(true, guest, readable, terms),
         _ => UNSUPPORTED,
     }
+}
+
+/// A read or write with one buffer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) op: Op,
+    pub(crate) start: Lba,
+    pub(crate) blocks: u32,
+    pub(crate) data: Segment,
+    pub(crate) status: Segment,
+}
+
+/// What a usual chain asks for, if it is a read or a write that the device can be given as it is. `None` leaves the judgement to [`parse`].
+#[inline(always)]
+pub(crate) fn transfer_of(chain: &Usual, guest: impl Look, terms: &Terms) -> Option<Transfer> {
+    let [header, data, status] = chain.map(Descriptor::of_words);
+    let [kind, sector] = guest.words::<2>(header.address())?;
+    let op = match (kind & u64::from(u32::MAX), data.writable()) {
+        (IN, true) => Op::Read,
+        (OUT, false) if !terms.read_only => Op::Write { fua: terms.stable_writes },
+        _ => return None,
+    };
+    let len_bytes = data.len_bytes();
+    // Bytes beyond whole sectors become the highest bits, no sectors at all the highest number.
+    let sectors = len_bytes.rotate_right(SECTOR_BYTES.ilog2());
+    if sectors.wrapping_sub(1) >= u32::MAX / SECTOR_BYTES {
+        return None;
+    }
+    let (start, blocks) = terms.blocks(sector, u64::from(sectors))?;
+    let data = guest.segment(data.address(), len_bytes)?;
+    let status = guest.segment(status.address(), 1)?;
+    Some(Transfer { op, start, blocks, data, status })
 }
 
 #[inline]

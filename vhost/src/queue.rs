@@ -11,7 +11,7 @@ use spinel_core::{
     Tag, Watch, mem,
 };
 
-use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms};
+use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms, Transfer};
 use crate::ring::{RingFault, SplitRing};
 
 /// Everything a queue needs to run; built by the session, consumed on the core.
@@ -79,16 +79,50 @@ const BATCH: u16 = 64;
 /// A turn takes no further chain once those taken have cost this much: a byte of data one, a descriptor `DESCRIPTOR_COST`.
 const TURN_COST: u64 = 4 << 20;
 const DESCRIPTOR_COST: u64 = 1 << 10;
+const USUAL_COST: u64 = 3 * DESCRIPTOR_COST;
 /// The deepest channel asked for. What a larger ring holds beyond that waits in the ring.
 const DEPTH_MAX: u16 = 4096;
 
-/// A request in flight. Its tag, and its place in the table, is the chain's head.
+/// A request in flight, or none. Its tag, and its place in the table, is the chain's head.
 #[derive(Clone, Copy)]
 struct Flight {
-    op: OpKind,
     status: Segment,
-    bytes: u32,
     started: Instant,
+    bytes: u32,
+    op: OpKind,
+    flies: bool,
+}
+
+/// Requests that succeeded together, had begun together, and are of one kind: most of a batch. They are counted at once.
+#[derive(Clone, Copy)]
+struct Alike {
+    op: OpKind,
+    started: Instant,
+    count: u64,
+    bytes: u64,
+}
+
+impl Alike {
+    fn none() -> Self {
+        Self { op: OpKind::Read, started: Instant::default(), count: 0, bytes: 0 }
+    }
+
+    /// One more; if it differs, those before it are counted first.
+    #[inline(always)]
+    fn add(&mut self, flight: &Flight, now: Instant, meter: &Meter) {
+        if (flight.started, flight.op) != (self.started, self.op) {
+            self.count(now, meter);
+            *self = Self { op: flight.op, started: flight.started, count: 0, bytes: 0 };
+        }
+        self.count += 1;
+        self.bytes += u64::from(flight.bytes);
+    }
+
+    fn count(&self, now: Instant, meter: &Meter) {
+        if self.count > 0 {
+            meter.record_alike(self.op, self.count, self.bytes, now.since_ns(self.started), true);
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,7 +141,7 @@ struct Queue {
     terms: Terms,
     /// Whether the device has a cache that a power cut empties; without one every write is stable.
     volatile: bool,
-    flights: Box<[Option<Flight>]>,
+    flights: Box<[Flight]>,
     in_flight: usize,
     state: State,
     kicks_wanted: bool,
@@ -121,13 +155,15 @@ impl Queue {
         let geometry = setup.disk.device.geometry();
         let channel = setup.disk.device.open(core, size.min(DEPTH_MAX))?;
         let watch = setup.kick.as_ref().map(|kick| core.watch(kick.as_raw_fd()));
+        let nowhere = setup.ring.nowhere();
+        let none = Flight { status: nowhere, started: Instant::default(), bytes: 0, op: OpKind::Read, flies: false };
         let mut queue = Self {
             channel,
             done: Completions::new(),
             chain: Chain::new(geometry.segments_max),
             terms: Terms::new(&setup.disk, &geometry, setup.features),
             volatile: geometry.write_cache,
-            flights: vec![None; usize::from(size)].into_boxed_slice(),
+            flights: vec![none; usize::from(size)].into_boxed_slice(),
             in_flight: 0,
             state: State::Running,
             kicks_wanted: true,
@@ -147,14 +183,22 @@ impl Queue {
         self.done.clear();
         self.channel.poll(now, &mut self.done);
         let QueueSetup { ring, guest, meter, .. } = &mut self.setup;
+        let mut alike = Alike::none();
         for Completion { tag, status } in self.done.as_slice() {
-            let flight = self.flights[tag.index()].take().expect("a channel completes a tag once");
-            let ok = *status == Status::Ok;
-            meter.record(flight.op, u64::from(flight.bytes), now.since_ns(flight.started), ok);
-            let data_bytes = if ok && flight.op == OpKind::Read { flight.bytes } else { 0 };
+            let flight = &mut self.flights[tag.index()];
+            assert!(flight.flies, "a channel completes a tag once");
+            flight.flies = false;
             let head = u16::try_from(tag.0).expect("tags of this queue are heads");
-            finish(ring, guest, head, flight.status, blk::status_byte(*status), data_bytes + 1);
+            if *status == Status::Ok {
+                alike.add(flight, now, meter);
+                let data_bytes = if flight.op == OpKind::Read { flight.bytes } else { 0 };
+                finish(ring, guest, head, &flight.status, blk::S_OK, data_bytes + 1);
+            } else {
+                meter.record(flight.op, u64::from(flight.bytes), now.since_ns(flight.started), false);
+                finish(ring, guest, head, &flight.status, blk::status_byte(*status), 1);
+            }
         }
+        alike.count(now, meter);
         let completed = self.done.as_slice().len();
         self.in_flight -= completed;
         completed > 0
@@ -181,24 +225,56 @@ impl Queue {
         let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
         // Read after the index: a write that was posted after the cache was switched off must see it off.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
-        self.setup.ring.prefetch(batch);
         let mut cost = 0;
         for taken in 0..batch {
             if cost >= TURN_COST {
                 return Ok(usize::from(taken));
             }
-            let head = self.setup.ring.take()?;
+            let head = self.setup.ring.take();
             cost += self.start(head, now)?;
         }
         Ok(usize::from(batch))
     }
 
     /// Starts one request. Answers what it cost this turn.
+    #[inline(always)]
     fn start(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
-        let slot = usize::from(head);
-        if self.flights[slot].is_some() {
+        let Some(flight) = self.flights.get(usize::from(head)) else { return Err(RingFault::DescriptorIndex(head)) };
+        if flight.flies {
             return Err(RingFault::HeadInFlight(head));
         }
+        let QueueSetup { ring, guest, .. } = &self.setup;
+        let near = guest.near();
+        match ring.usual(head, near).and_then(|chain| blk::transfer_of(&chain, near, &self.terms)) {
+            Some(transfer) => Ok(self.submit(head, transfer, now)),
+            None => self.start_elsewhere(head, now),
+        }
+    }
+
+    #[inline(always)]
+    fn submit(&mut self, head: u16, transfer: Transfer, now: Instant) -> u64 {
+        let Transfer { op, start, blocks, data, status } = transfer;
+        let bytes = data.len_bytes();
+        self.flights[usize::from(head)] = Flight { status, started: now, bytes, op: op.kind(), flies: true };
+        self.in_flight += 1;
+        self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments: &[data] });
+        USUAL_COST + u64::from(bytes)
+    }
+
+    /// Starts one request, parts of which lie in another range of memory than what came before, or which is no usual one.
+    #[inline(never)]
+    fn start_elsewhere(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
+        let QueueSetup { ring, guest, .. } = &self.setup;
+        match ring.usual(head, guest).and_then(|chain| blk::transfer_of(&chain, guest, &self.terms)) {
+            Some(transfer) => Ok(self.submit(head, transfer, now)),
+            None => self.start_any(head, now),
+        }
+    }
+
+    /// Starts one request of any kind and cut.
+    #[inline(never)]
+    fn start_any(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
+        let slot = usize::from(head);
         let QueueSetup { ring, guest, disk, .. } = &mut self.setup;
         let chain = ring.chain(head, guest)?;
         let mut cost = DESCRIPTOR_COST * u64::try_from(chain.len()).expect("at most a ring and a table");
@@ -208,12 +284,12 @@ impl Queue {
         match asked {
             Asked::Submit { op, start, blocks, segments } => {
                 let bytes = blocks.saturating_mul(self.terms.block_bytes);
-                self.flights[slot] = Some(Flight { op: op.kind(), status, bytes, started: now });
+                self.flights[slot] = Flight { status, started: now, bytes, op: op.kind(), flies: true };
                 self.in_flight += 1;
                 cost += if segments.is_empty() { 0 } else { u64::from(bytes) };
                 self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments });
             }
-            Asked::Answer { status: answer, written_bytes } => finish(ring, guest, head, status, answer, written_bytes),
+            Asked::Answer { status: answer, written_bytes } => finish(ring, guest, head, &status, answer, written_bytes),
         }
         Ok(cost)
     }
@@ -246,12 +322,9 @@ impl Queue {
 
 /// Writes a request's status and puts its chain into the used ring.
 #[inline(always)]
-fn finish(ring: &mut SplitRing, guest: &GuestMap, head: u16, status_at: Segment, status: u8, written_bytes: u32) {
-    // The segment was checked against this very map, so the write cannot miss; a lost region swallows it.
-    if let Some(region) = guest.region(&status_at) {
-        let written = region.write(status_at.offset(), &[status]);
-        debug_assert!(written.is_ok(), "segments stay inside their region");
-    }
+fn finish(ring: &mut SplitRing, guest: &GuestMap, head: u16, status_at: &Segment, status: u8, written_bytes: u32) {
+    // The segment was checked against this very map.
+    guest.put(status_at, status);
     ring.put_used(head, written_bytes);
 }
 

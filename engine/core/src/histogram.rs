@@ -53,7 +53,13 @@ impl Histogram {
     /// Counts one value. Only the owning core calls this.
     #[inline]
     pub fn record(&self, value: u64) {
-        bump(&self.counts[bucket_of(value)], 1);
+        self.record_alike(value, 1);
+    }
+
+    /// Counts a value so many times. Only the owning core calls this.
+    #[inline]
+    pub fn record_alike(&self, value: u64, count: u64) {
+        bump(&self.counts[bucket_of(value)], count);
     }
 
     /// A copy of all counts.

@@ -161,6 +161,16 @@ impl Completions {
         self.len += 1;
     }
 
+    /// Adds several.
+    ///
+    /// # Panics
+    /// If there is not so much room.
+    #[inline]
+    pub fn extend(&mut self, more: &[Completion]) {
+        self.entries[self.len..][..more.len()].copy_from_slice(more);
+        self.len += more.len();
+    }
+
     /// What it holds, oldest first.
     #[must_use]
     #[inline]

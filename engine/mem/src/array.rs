@@ -55,7 +55,9 @@ impl<T: Plain> Array<T> {
 
     #[inline]
     fn at(&self, index: u32) -> NonNull<T> {
-        assert!(index < self.count, "index {index} of an array of {}", self.count);
+        if index >= self.count {
+            outside(index, self.count);
+        }
         // SAFETY: index < count, and `new` promised that count values lie inside the region.
         unsafe { self.first.add(index as usize) }
     }
@@ -80,20 +82,57 @@ impl<T: Plain> Array<T> {
         // SAFETY: `at` returns an aligned address inside the live, writable region.
         unsafe { self.at(index).write_volatile(value) };
     }
+}
 
-    /// Asks the processor to fetch an element's cache line; any index is harmless.
-    #[inline]
-    pub fn prefetch(&self, index: u32) {
-        if index < self.count {
-            let address = self.at(index);
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch of an address inside the region has no effect but on the cache.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.as_ptr().cast());
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = address;
-        }
+/// Apart, so that the index need not lie in memory for the sake of a message.
+#[cold]
+#[inline(never)]
+fn outside(index: u32, count: u32) -> ! {
+    panic!("index {index} of an array of {count}")
+}
+
+/// An array whose length is a power of two, so that any index is cut to one that it has.
+#[derive(Debug)]
+pub struct Wrapping<T: Plain> {
+    array: Array<T>,
+    mask: u32,
+}
+
+impl<T: Plain> Wrapping<T> {
+    /// The same array; `None` if its length is no power of two.
+    #[must_use]
+    pub fn of(array: Array<T>) -> Option<Self> {
+        let mask = array.count.wrapping_sub(1);
+        array.count.is_power_of_two().then_some(Self { array, mask })
+    }
+
+    #[inline(always)]
+    fn at(&self, index: u16) -> NonNull<T> {
+        let index = u32::from(index) & self.mask;
+        // SAFETY: what is left of the index is below the length, a power of two, and so lies inside the region.
+        unsafe { self.array.first.add(index as usize) }
+    }
+
+    /// Copies one element out.
+    #[must_use]
+    #[inline(always)]
+    pub fn get(&self, index: u16) -> T {
+        // SAFETY: `at` returns an aligned address inside the live region, and any bit pattern is a T.
+        unsafe { self.at(index).read_volatile() }
+    }
+}
+
+impl Wrapping<[u32; 2]> {
+    /// Stores both words of one element, one after the other.
+    #[inline(always)]
+    pub fn put(&self, index: u16, first: u32, second: u32) {
+        let at = self.at(index).cast::<u32>();
+        // SAFETY: the first word of an element inside the live, writable region.
+        unsafe { at.write_volatile(first) };
+        // SAFETY: the element has a second word.
+        let at = unsafe { at.add(1) };
+        // SAFETY: as the first.
+        unsafe { at.write_volatile(second) };
     }
 }
 
@@ -140,6 +179,21 @@ mod tests {
         drop(region);
         index.store(0, 9, Ordering::Release);
         assert_eq!(index.load(0, Ordering::Acquire), 9);
+    }
+
+    #[test]
+    fn a_wrapping_array_cuts_every_index_to_one_it_has() {
+        let region = Region::anonymous(4096).unwrap();
+        let pairs = Wrapping::of(region.array::<[u32; 2]>(4, 8).unwrap()).unwrap();
+        for index in 0..=u16::MAX {
+            pairs.put(index, index.into(), 1);
+            assert_eq!(pairs.get(index % 8), [index.into(), 1]);
+        }
+        let mut behind = [1; 8];
+        region.read(4 + 64, &mut behind).unwrap();
+        assert_eq!(behind, [0; 8], "nothing is written behind it");
+        assert!(Wrapping::of(region.array::<u16>(0, 6).unwrap()).is_none());
+        assert!(Wrapping::of(region.array::<u16>(0, 0).unwrap()).is_none());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::array::Plain;
@@ -65,13 +67,49 @@ impl std::error::Error for GuestRangeError {}
 #[derive(Clone, Copy, Debug)]
 struct Last {
     guest: u64,
+    /// Zero if nothing has matched yet.
     len_bytes: u64,
+    /// Where the range is mapped. The map owns a share of its region, and forgets this when it gives that up.
+    base: NonNull<u8>,
     index: usize,
     region: RegionId,
 }
 
 /// Matches nothing.
-const NOWHERE: Last = Last { guest: 0, len_bytes: 0, index: 0, region: RegionId(u16::MAX) };
+const NOWHERE: Last = Last { guest: 0, len_bytes: 0, base: NonNull::dangling(), index: 0, region: RegionId(u16::MAX) };
+
+impl Last {
+    /// The offset of `len_bytes` from a guest-physical address on, if all of them lie here.
+    #[inline(always)]
+    fn offset(&self, guest: u64, len_bytes: u64) -> Option<u64> {
+        // Below the range the difference wraps to a huge number, which no length exceeds.
+        let offset = guest.wrapping_sub(self.guest);
+        (len_bytes <= self.len_bytes && offset <= self.len_bytes - len_bytes).then_some(offset)
+    }
+
+    /// Words from an offset on, of which all lie here, each copied once; `None` if they are not aligned.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u64) -> Option<[u64; N]> {
+        let first = self.at(offset).cast::<u64>();
+        if !first.is_aligned() {
+            return None;
+        }
+        Some(std::array::from_fn(|index| {
+            // SAFETY: callers showed that N words from there on lie inside the mapping.
+            let word = unsafe { first.add(index) };
+            // SAFETY: it is aligned, lies inside the mapping, and every bit pattern is a word.
+            u64::from_le(unsafe { word.read_volatile() })
+        }))
+    }
+
+    /// The address of an offset that lies here.
+    #[inline(always)]
+    fn at(&self, offset: u64) -> NonNull<u8> {
+        let offset = usize::try_from(offset).expect("an offset inside a mapping");
+        // SAFETY: callers got the offset from `Last::offset`, or from a segment of this region: it lies inside the mapping.
+        unsafe { self.base.add(offset) }
+    }
+}
 
 /// A guest's memory: ranges sorted by guest address, which never overlap.
 #[derive(Clone, Debug)]
@@ -80,6 +118,58 @@ pub struct GuestMap {
     /// Neighbours in a ring mostly lie in the same range.
     last: Cell<Last>,
 }
+
+/// Looks into a guest's memory at guest-physical addresses: at one range of it, or wherever it is.
+pub trait Look: Copy {
+    /// A guest buffer as one segment; `None` if it does not lie in one range that can be seen.
+    #[must_use]
+    fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment>;
+
+    /// Little-endian words, each copied once; `None` if they do not lie in one range that can be seen, or not at a multiple of 8.
+    #[must_use]
+    fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]>;
+}
+
+/// The range of a guest's memory that matched last: the others are not seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Near<'a> {
+    last: Last,
+    _map: PhantomData<&'a GuestMap>,
+}
+
+const fn bytes_of_words<const N: usize>() -> u64 {
+    8 * N as u64
+}
+
+impl Look for Near<'_> {
+    #[inline(always)]
+    fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment> {
+        let offset = self.last.offset(guest, u64::from(len_bytes))?;
+        Some(Segment { offset, len_bytes, region: self.last.region })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]> {
+        self.last.words(self.last.offset(guest, bytes_of_words::<N>())?)
+    }
+}
+
+impl Look for &GuestMap {
+    fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment> {
+        let found = self.find(guest)?;
+        let offset = found.offset(guest, u64::from(len_bytes))?;
+        Some(Segment { offset, len_bytes, region: found.region })
+    }
+
+    fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]> {
+        let found = self.find(guest)?;
+        found.words(found.offset(guest, bytes_of_words::<N>())?)
+    }
+}
+
+// SAFETY: `last` points into a mapping that lives as long as the map's own share of its region; nothing else about it
+// belongs to a thread.
+unsafe impl Send for GuestMap {}
 
 impl Default for GuestMap {
     fn default() -> Self {
@@ -138,11 +228,41 @@ impl GuestMap {
     fn search(&self, guest: u64) -> Option<Last> {
         let index = self.ranges.partition_point(|range| range.guest <= guest).checked_sub(1)?;
         let range = &self.ranges[index];
-        let found = Last { guest: range.guest, len_bytes: range.region.len_bytes(), index, region: range.region.id() };
+        let base = NonNull::new(range.region.as_ptr()).expect("a mapping is not at zero");
+        let found = Last { guest: range.guest, len_bytes: range.region.len_bytes(), base, index, region: range.region.id() };
         (guest - found.guest < found.len_bytes).then(|| {
             self.last.set(found);
             found
         })
+    }
+
+    /// The range that matched last, to look at several addresses without asking for it each time.
+    #[must_use]
+    #[inline(always)]
+    pub fn near(&self) -> Near<'_> {
+        Near { last: self.last.get(), _map: PhantomData }
+    }
+
+    /// Sets the first byte of a segment of this guest's memory; one of no bytes, or of other memory, is left alone.
+    #[inline(always)]
+    pub fn put(&self, segment: &Segment, byte: u8) {
+        // Nowhere's region is one that no segment has.
+        let last = self.last.get();
+        if last.region != segment.region || segment.len_bytes == 0 {
+            return self.put_elsewhere(segment, byte);
+        }
+        // SAFETY: a segment lies inside its region, and this one is of the region that is mapped there.
+        unsafe { last.at(segment.offset).write_volatile(byte) };
+    }
+
+    #[cold]
+    fn put_elsewhere(&self, segment: &Segment, byte: u8) {
+        if segment.len_bytes > 0
+            && let Some(region) = self.search_region(segment)
+        {
+            let written = region.write(segment.offset, &[byte]);
+            debug_assert!(written.is_ok(), "segments stay inside their region");
+        }
     }
 
     /// Turns a guest buffer into segments: one as a rule, more where it crosses from one range into the next.
@@ -295,6 +415,32 @@ mod tests {
         map.load(0x10ffe, &mut got).unwrap();
         assert_eq!(&got, b"abcd");
         assert!(map.load(0x12ffe, &mut got).is_err());
+    }
+
+    #[test]
+    fn the_range_that_matched_last_is_seen_at_once_and_all_others_by_a_search() {
+        let map = two();
+        assert_eq!(map.near().segment(0x10000, 1), None, "nothing has matched yet");
+        assert_eq!(map.near().words::<1>(0), None);
+        let first = (&map).segment(0x10ff8, 8).unwrap();
+        let near = map.near();
+        assert_eq!((near.segment(0x10ff8, 8), near.segment(0x10ff8, 9), near.segment(0x20000, 1)), (Some(first), None, None));
+        map.ranges()[0].region.write(0xff0, &[[1, 0, 0, 0, 0, 0, 0, 0], [2; 8]].concat()).unwrap();
+        assert_eq!(near.words::<2>(0x10ff0), Some([1, 0x0202_0202_0202_0202]));
+        assert_eq!((near.words::<2>(0x10ff8), near.words::<1>(0x10ff4)), (None, None), "beyond the end, and not aligned");
+        assert_eq!((&map).words::<1>(0x20000), Some([0]));
+        assert_eq!((&map).words::<2>(0x10ff8), None, "a seam is for those who look more slowly");
+        // By now another range has matched last.
+        map.put(&first, 7);
+        map.put(&map.ranges()[2].region.segment(3, 0).unwrap(), 9);
+        map.put(&(&map).segment(0x20003, 1).unwrap(), 8);
+        let byte = |range: usize, offset| {
+            let mut byte = [0];
+            map.ranges()[range].region.read(offset, &mut byte).unwrap();
+            byte[0]
+        };
+        assert_eq!((byte(0, 0xff8), byte(2, 3)), (7, 8));
+        map.put(&Region::anonymous(4096).unwrap().segment(0, 1).unwrap(), 5);
     }
 
     #[test]

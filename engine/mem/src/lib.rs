@@ -13,8 +13,8 @@ mod region;
 mod sigbus;
 mod table;
 
-pub use array::{Array, Plain};
-pub use guest::{GuestMap, GuestRange, GuestRangeError, TranslateError};
+pub use array::{Array, Plain, Wrapping};
+pub use guest::{GuestMap, GuestRange, GuestRangeError, Look, Near, TranslateError};
 pub use region::{BoundsError, MapError, Pins, REGIONS_MAX, Region, RegionId, Segment};
 pub use sigbus::losses;
 pub use table::Regions;

@@ -1,44 +1,63 @@
 //! Completions that wait to be collected. Knows nothing of what has ended.
 
-use std::collections::VecDeque;
-
 use spinel_core::{Completion, Completions, Status, Tag};
 
 /// A queue of completions whose owner bounds it by the depth it was made with.
 pub(crate) struct Ended {
-    queue: VecDeque<Completion>,
-    depth: usize,
+    entries: Box<[Completion]>,
+    /// Those that wait are from here on ...
+    start: usize,
+    /// ... up to here.
+    end: usize,
 }
 
 impl Ended {
     /// An empty queue. Allocates; the other operations do not.
     pub(crate) fn new(depth: u16) -> Self {
-        Self { queue: VecDeque::with_capacity(usize::from(depth)), depth: usize::from(depth) }
+        let none = Completion { tag: Tag(0), status: Status::Ok };
+        Self { entries: vec![none; usize::from(depth)].into_boxed_slice(), start: 0, end: 0 }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.queue.len()
+        self.end - self.start
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.start == self.end
     }
 
     /// How many more it takes.
+    #[inline]
     pub(crate) fn room(&self) -> usize {
-        self.depth - self.queue.len()
+        self.entries.len() - self.len()
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, tag: Tag, status: Status) {
-        assert!(self.room() > 0, "a request was submitted past room()");
-        self.queue.push_back(Completion { tag, status });
+        if self.end == self.entries.len() {
+            self.move_down();
+        }
+        self.entries[self.end] = Completion { tag, status };
+        self.end += 1;
+    }
+
+    /// Makes room at the end. Rare: a queue that was emptied begins anew.
+    #[cold]
+    fn move_down(&mut self) {
+        assert!(self.start > 0, "a request was submitted past room()");
+        self.entries.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.len());
     }
 
     /// Moves as many as `done` takes, oldest first.
     pub(crate) fn drain(&mut self, done: &mut Completions) {
-        let count = self.queue.len().min(done.room());
-        for completion in self.queue.drain(..count) {
-            done.push(completion);
+        let count = self.len().min(done.room());
+        done.extend(&self.entries[self.start..self.start + count]);
+        self.start += count;
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
         }
     }
 }

@@ -3,5 +3,5 @@
 mod doze;
 mod split;
 
-pub(crate) use split::Descriptor;
+pub(crate) use split::{Descriptor, Usual};
 pub use split::{RingAddresses, RingError, RingFault, SplitRing};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{Ordering, fence};
 
-use spinel_core::mem::{Array, GuestMap, Plain, TranslateError};
+use spinel_core::mem::{Array, GuestMap, Look, Plain, Segment, TranslateError, Wrapping};
 
 use super::doze;
 
@@ -115,11 +115,27 @@ const NO_NOTIFICATION: u16 = 1;
 const TABLE_MAX: u32 = 1024;
 const DESCRIPTOR_BYTES: u32 = 16;
 
+/// A chain of header, one buffer and status, as nearly every request is one: its three descriptors, raw.
+pub(crate) type Usual = [[u64; 2]; 3];
+
+/// What the second words of an indirect descriptor of a usual chain, and of the header's and the status's, hold besides `next`.
+const USUAL_TABLE: u64 = 3 * DESCRIPTOR_BYTES as u64 + ((INDIRECT as u64) << 32);
+const USUAL_HEADER: u64 = 16 + ((NEXT as u64) << 32);
+const USUAL_STATUS: u64 = 1 + ((WRITE as u64) << 32);
+/// All but `next`.
+const LEN_AND_FLAGS: u64 = (1 << 48) - 1;
+
 /// One descriptor, copied out of the guest's memory (virtio 1.2, 2.7.5).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Descriptor(pub(crate) [u64; 2]);
 
 impl Descriptor {
+    /// The descriptor of two words in the machine's own byte order.
+    #[inline(always)]
+    pub(crate) fn of_words(words: [u64; 2]) -> Self {
+        Self(words.map(u64::to_le))
+    }
+
     /// Guest-physical address of the buffer.
     #[inline]
     pub(crate) fn address(self) -> u64 {
@@ -169,13 +185,19 @@ pub struct SplitRing {
     size: u16,
     event_idx: bool,
     indirect: bool,
-    descriptors: Array<[u64; 2]>,
-    /// flags, idx, ring[size], used_event.
+    /// What the second word of an indirect descriptor of a usual chain holds besides `next`; nothing any does, if there are none.
+    usual_table: u64,
+    descriptors: Wrapping<[u64; 2]>,
+    /// flags, idx.
     available: Array<u16>,
+    /// Heads.
+    offered: Wrapping<u16>,
+    /// Behind the heads; only with EVENT_IDX.
+    used_event: Option<Array<u16>>,
     /// flags, idx.
     used: Array<u16>,
     /// id and length of each element.
-    elements: Array<[u32; 2]>,
+    elements: Wrapping<[u32; 2]>,
     /// Behind the elements; only with EVENT_IDX.
     avail_event: Option<Array<u16>>,
     next_avail: u16,
@@ -194,6 +216,11 @@ fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32
     let len_bytes = u64::from(count) * u64::try_from(size_of::<T>()).expect("a size fits 64 bits");
     let (region, offset) = guest.user(address, len_bytes).map_err(|source| RingError::Memory { part, source })?;
     region.array(offset, count).map_err(|_| RingError::Alignment { part, address })
+}
+
+/// The same of an array whose length is the ring's.
+fn wrapping<T: Plain>(guest: &GuestMap, name: &'static str, address: u64, count: u32) -> Result<Wrapping<T>, RingError> {
+    Ok(Wrapping::of(part(guest, name, address, count)?).expect("a ring's size was checked to be a power of two"))
 }
 
 fn aligned(part: &'static str, address: u64, to: u64) -> Result<(), RingError> {
@@ -219,16 +246,21 @@ impl SplitRing {
         let entries = u32::from(size);
         let elements_at = addresses.used.saturating_add(4);
         let event_at = elements_at.saturating_add(8 * u64::from(size));
+        let offered_at = addresses.available.saturating_add(4);
+        let used_event_at = offered_at.saturating_add(2 * u64::from(size));
         let used: Array<u16> = part(guest, "used ring", addresses.used, 2)?;
         let next_used = u16::from_le(used.load(1, Ordering::Acquire));
         Ok(Self {
             size,
             event_idx,
             indirect,
-            descriptors: part(guest, "descriptor table", addresses.descriptors, entries)?,
-            available: part(guest, "available ring", addresses.available, 2 + entries + u32::from(event_idx))?,
+            usual_table: if indirect { USUAL_TABLE } else { u64::MAX },
+            descriptors: wrapping(guest, "descriptor table", addresses.descriptors, entries)?,
+            available: part(guest, "available ring", addresses.available, 2)?,
+            offered: wrapping(guest, "available ring", offered_at, entries)?,
+            used_event: event_idx.then(|| part(guest, "available ring", used_event_at, 1)).transpose()?,
             used,
-            elements: part(guest, "used ring", elements_at, entries)?,
+            elements: wrapping(guest, "used ring", elements_at, entries)?,
             avail_event: event_idx.then(|| part(guest, "used ring", event_at, 1)).transpose()?,
             next_avail: next_used,
             seen_avail: next_used,
@@ -237,6 +269,11 @@ impl SplitRing {
             table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),
             chain: Vec::with_capacity(usize::from(size) + TABLE_MAX as usize),
         })
+    }
+
+    /// A segment of no bytes, where the ring lies.
+    pub(crate) fn nowhere(&self) -> Segment {
+        self.used.region().segment(0, 0).expect("nothing lies inside everything")
     }
 
     /// Number of descriptors.
@@ -251,10 +288,6 @@ impl SplitRing {
         self.next_avail
     }
 
-    fn slot(&self, index: u16) -> u32 {
-        u32::from(index & (self.size - 1))
-    }
-
     /// How many chains wait, read from the guest only when the known ones are used up.
     pub(crate) fn waiting(&mut self) -> Result<u16, RingFault> {
         if self.seen_avail == self.next_avail {
@@ -267,28 +300,47 @@ impl SplitRing {
         Ok(self.seen_avail.wrapping_sub(self.next_avail))
     }
 
-    /// Takes the next head. Only while `waiting()` is not zero.
-    pub(crate) fn take(&mut self) -> Result<u16, RingFault> {
-        let head = u16::from_le(self.available.get(2 + self.slot(self.next_avail)));
-        if head >= self.size {
-            return Err(RingFault::DescriptorIndex(head));
-        }
+    /// Takes the next head, whatever the guest wrote there. Only while `waiting()` is not zero.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> u16 {
+        let head = u16::from_le(self.offered.get(self.next_avail));
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(head)
+        head
     }
 
-    /// Asks for the descriptors of the next `count` chains, so that their cache lines travel together.
-    pub(crate) fn prefetch(&self, count: u16) {
-        for ahead in 0..count {
-            let head = u16::from_le(self.available.get(2 + self.slot(self.next_avail.wrapping_add(ahead))));
-            self.descriptors.prefetch(u32::from(head));
+    /// The descriptors of a usual chain, each copied out of the guest's memory once. `None` if it is any other chain, or a wrong one.
+    #[inline(always)]
+    pub(crate) fn usual(&self, head: u16, guest: impl Look) -> Option<Usual> {
+        let first = self.descriptors.get(head).map(u64::from_le);
+        if first[1] & LEN_AND_FLAGS == self.usual_table {
+            let [a, header, b, data, c, status] = guest.words::<6>(first[0])?;
+            let in_sequence = header == USUAL_HEADER | 1 << 48 && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT) | 2 << 16;
+            return (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some([[a, header], [b, data], [c, status]]);
         }
+        self.usual_in_ring(first)
+    }
+
+    /// The same without a table.
+    #[inline(always)]
+    fn usual_in_ring(&self, first: [u64; 2]) -> Option<Usual> {
+        let second = self.linked(first)?;
+        let chain = [first, second, self.linked(second)?];
+        let [header, data, status] = chain.map(|descriptor| descriptor[1] & LEN_AND_FLAGS);
+        let ordinary = header == USUAL_HEADER && status == USUAL_STATUS && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT);
+        ordinary.then_some(chain)
+    }
+
+    /// The descriptor that another one names as the next.
+    #[inline(always)]
+    fn linked(&self, before: [u64; 2]) -> Option<[u64; 2]> {
+        let next = u16::try_from(before[1] >> 48).expect("16 bits");
+        (next < self.size).then(|| self.descriptors.get(next).map(u64::from_le))
     }
 
     /// The descriptors of a chain in their order, raw, each copied out of the guest's memory once; at least one, and none of them names a table.
     #[inline]
     pub(crate) fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
-        let first = Descriptor(self.descriptors.get(u32::from(head)));
+        let first = Descriptor(self.descriptors.get(head));
         if first.has(INDIRECT) {
             let entries = self.copy_table(head, first, guest)?;
             if in_sequence(&self.table[..entries]) {
@@ -321,7 +373,7 @@ impl SplitRing {
             if self.chain.len() == usize::from(self.size) {
                 return Err(RingFault::ChainTooLong(head));
             }
-            let descriptor = Descriptor(self.descriptors.get(u32::from(index)));
+            let descriptor = Descriptor(self.descriptors.get(index));
             if descriptor.has(INDIRECT) {
                 let entries = self.copy_table(head, descriptor, guest)?;
                 return self.follow_table(head, entries);
@@ -352,8 +404,9 @@ impl SplitRing {
     }
 
     /// Puts a finished chain into the used ring; `publish` makes it visible.
+    #[inline(always)]
     pub(crate) fn put_used(&mut self, head: u16, written_bytes: u32) {
-        self.elements.set(self.slot(self.next_used), [u32::from(head).to_le(), written_bytes.to_le()]);
+        self.elements.put(self.next_used, u32::from(head).to_le(), written_bytes.to_le());
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -368,7 +421,7 @@ impl SplitRing {
         // The index must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
         if self.event_idx {
-            let event = u16::from_le(self.available.load(2 + u32::from(self.size), Ordering::Relaxed));
+            let event = self.used_event.as_ref().map_or(new, |event| u16::from_le(event.load(0, Ordering::Relaxed)));
             // virtio 1.2, 2.7.10: notify if the event index lies in [old, new).
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {

@@ -71,7 +71,7 @@ fn loses_a_wakeup(event_idx: bool, rounds: u32, falls_asleep: impl Fn(&mut Split
             _ => {}
         }
         assert_eq!(ring.waiting().unwrap(), 1);
-        let head = ring.take().unwrap();
+        let head = ring.take();
         ring.put_used(head, 1);
         ring.publish();
         if lost {
