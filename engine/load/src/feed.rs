@@ -62,9 +62,10 @@ impl Outlet {
     }
 
     /// The job is over: hands over the last tally.
-    pub fn close(mut self, now: Instant, ended: Ended) {
+    pub fn close(mut self, now: Instant, ended: Ended, unsent: u64) {
         self.current.until = now;
         self.current.ended = Some(ended);
+        self.current.unsent = unsent;
         let _ = self.full.try_send(self.current);
     }
 }
@@ -115,7 +116,7 @@ mod tests {
             outlet.turn_over(Instant { ns });
         }
         assert!(!intake.is_over());
-        outlet.close(Instant { ns: 100 }, Ended::Done);
+        outlet.close(Instant { ns: 100 }, Ended::Done, 0);
         assert!(intake.is_over());
         let (mut requests, mut stretches, mut last) = (0, 0, None);
         while let Ok(Some((count, ended))) = intake.take(|tally| (tally.requests(), tally.ended)) {

@@ -23,10 +23,12 @@ const NEVER: Instant = Instant { ns: u64::MAX };
 /// A job at work on one channel.
 ///
 /// It starts with its first turn. A request's latency counts from the turn that sent it, or in
-/// an open loop from when it was due, until the turn that saw it end; those sent, or due, in the
-/// warm-up are not counted. When the job's length is reached nothing more is sent, but for one
+/// an open loop from when it was due, until the turn that saw it end. In a closed loop those that
+/// end in the warm-up are not counted, in an open one those that were due in it; what of them
+/// was not sent by its end is dropped, or the measurement would begin with its backlog. When the job's length is reached nothing more is sent, but for one
 /// thing: what was due in an open loop when its time was up, and had found no room, is sent late,
-/// for as long again at most, or a device that stalls at the end would hide it. Once everything
+/// for as long again at most, or a device that stalls at the end would hide it; the rest is
+/// told as [`unsent`](crate::Tally::unsent). Once everything
 /// in flight has ended, the channel is closed, then the judge, and the last tally is handed over;
 /// from then on it does nothing but wait to be stopped.
 pub struct LoadPoller {
@@ -99,6 +101,8 @@ struct Work {
     from: Instant,
     until: Instant,
     late_until: Instant,
+    /// Counting has begun.
+    is_warm: bool,
     /// When the present stretch ends.
     stretch_until: Instant,
     /// The next moment at which anything of this changes; at once before the first turn.
@@ -143,6 +147,7 @@ impl LoadPoller {
             from: NEVER,
             until: NEVER,
             late_until: NEVER,
+            is_warm: false,
             stretch_until: NEVER,
             look_at: Instant::default(),
             now: Instant::default(),
@@ -170,11 +175,13 @@ impl LoadPoller {
     #[cold]
     fn finish(&mut self, now: Instant) {
         let Some(work) = self.work.take() else { return };
-        let Work { channel, judge, outlet, over, from, .. } = *work;
+        let Work { channel, judge, outlet, over, from, mut schedule, until, requests_left, bytes_left, .. } = *work;
+        let is_full = requests_left == 0 || bytes_left == 0;
+        let unsent = if is_full { 0 } else { schedule.skip_to(now.min(until)) };
         // Whoever has seen the last tally finds the device let go of, and the judge with nothing left to say.
         drop(channel);
         self.judge = judge.map(|judge| judge.close());
-        outlet.close(now.max(from), over.unwrap_or(Ended::Stopped));
+        outlet.close(now.max(from), over.unwrap_or(Ended::Stopped), unsent);
     }
 }
 
@@ -247,7 +254,15 @@ impl Work {
         if now >= self.late_until {
             self.over.get_or_insert(Ended::Done);
         }
-        let next = if now < self.until { self.until } else { self.late_until };
+        if !self.is_warm && now >= self.from {
+            self.is_warm = true;
+            self.schedule.skip_to(self.from);
+        }
+        let next = match (self.is_warm, now < self.until) {
+            (false, _) => self.from,
+            (true, true) => self.until,
+            (true, false) => self.late_until,
+        };
         self.look_at = if self.over.is_none() { self.stretch_until.min(next) } else { self.stretch_until };
     }
 
@@ -262,6 +277,11 @@ impl Work {
             let cell = &mut self.cells[completion.tag.index()];
             match std::mem::replace(&mut cell.flight, Flight::None) {
                 Flight::Counted => tally.record(cell.kind, cell.bytes.into(), now.since_ns(cell.since), completion.status),
+                Flight::Uncounted if now >= self.from && self.job.arrival == Arrival::Closed => {
+                    tally.record(cell.kind, cell.bytes.into(), now.since_ns(cell.since), completion.status);
+                    self.requests_left = self.requests_left.saturating_sub(1);
+                    self.bytes_left = self.bytes_left.saturating_sub(cell.bytes.into());
+                }
                 Flight::Uncounted => {}
                 Flight::None => panic!("a request completes once"),
             }

@@ -12,6 +12,9 @@ const NS_PER_SECOND: f64 = 1_000_000_000.0;
 /// The longest gap, a few centuries: nothing is due then any more, and sums do not overflow.
 const GAP_MAX_NS: f64 = 9_007_199_254_740_992_000.0;
 
+/// More requests than this are not counted one by one: it takes a moment, on the core that works.
+const COUNTED_MAX: u64 = 1_000_000;
+
 /// When each request of a job is due, in order.
 ///
 /// The moments depend on the rate and the seed alone: a request that is sent late does not
@@ -83,6 +86,19 @@ impl Schedule {
         Some(due)
     }
 
+    /// Forgets what is due before `end`; answers how many requests that are. At most a million are counted.
+    pub fn skip_to(&mut self, end: Instant) -> u64 {
+        let mut skipped = 0;
+        while self.due().is_some_and(|due| due < end) && skipped < COUNTED_MAX {
+            self.advance();
+            skipped += 1;
+        }
+        if skipped == COUNTED_MAX {
+            self.due = self.due.max(end);
+        }
+        skipped
+    }
+
     fn advance(&mut self) {
         let gap = match &mut self.arrival {
             Gaps::Closed => return,
@@ -124,6 +140,16 @@ mod tests {
                 assert_eq!(late.take(at(1 << 50)), Some(due));
             }
         }
+    }
+
+    #[test]
+    fn what_is_skipped_is_counted_and_the_rest_stays_where_it_was() {
+        let mut schedule = Schedule::new(Arrival::Steady { per_second: 1e6 }, 1, at(500));
+        assert_eq!(schedule.skip_to(at(10_500)), 10);
+        assert_eq!((schedule.due(), schedule.skip_to(at(10_500))), (Some(at(10_500)), 0));
+        let mut flood = Schedule::new(Arrival::Steady { per_second: 1e9 }, 1, at(0));
+        assert_eq!((flood.skip_to(at(1 << 40)), flood.due()), (COUNTED_MAX, Some(at(1 << 40))));
+        assert_eq!(Schedule::new(Arrival::Closed, 1, at(0)).skip_to(at(9)), 0);
     }
 
     #[test]

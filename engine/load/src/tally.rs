@@ -67,6 +67,8 @@ pub struct Tally {
     pub until: Instant,
     /// By kind, in the order of [`OPS`]; empty for kinds that the job never sends.
     pub ops: [Option<Box<OpTally>>; OPS.len()],
+    /// Requests of an open loop that were due and could not be sent before the end. In the last tally of a job only.
+    pub unsent: u64,
     /// In the last tally of a job only.
     pub ended: Option<Ended>,
 }
@@ -76,7 +78,7 @@ impl Tally {
     #[must_use]
     pub fn of(kinds: impl Fn(OpKind) -> bool) -> Self {
         let ops = OPS.map(|kind| kinds(kind).then(|| Box::new(OpTally::new())));
-        Self { from: Instant::default(), until: Instant::default(), ops, ended: None }
+        Self { from: Instant::default(), until: Instant::default(), ops, unsent: 0, ended: None }
     }
 
     /// Counts one request that ended.
@@ -110,6 +112,7 @@ impl Tally {
         self.from = self.from.min(other.from);
         self.until = self.until.max(other.until);
         self.ended = other.ended.or(self.ended);
+        self.unsent += other.unsent;
         for (own, others) in self.ops.iter_mut().zip(&other.ops) {
             let Some(others) = others else { continue };
             let own = own.get_or_insert_with(|| Box::new(OpTally::new()));
@@ -126,6 +129,7 @@ impl Tally {
             op.bytes = 0;
             op.ended = [0; STATUSES];
         }
+        self.unsent = 0;
         self.ended = None;
     }
 }

@@ -24,6 +24,9 @@ pub struct WireTally {
     /// In the last tally of a job only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// Requests that were due and never sent.
+    #[serde(default)]
+    pub unsent: u64,
 }
 
 /// An [`OpTally`] as JSON.
@@ -84,6 +87,7 @@ impl From<&Tally> for WireTally {
             until_ns: tally.until.ns,
             ops: ops.filter_map(|(kind, op)| Some((kind_name(kind).to_owned(), WireOp::from(&**op.as_ref()?)))).collect(),
             ended: tally.ended,
+            unsent: tally.unsent,
         }
     }
 }
@@ -114,6 +118,7 @@ impl TryFrom<&WireTally> for Tally {
         let mut tally = Self::of(|_| false);
         (tally.from, tally.until) = (Instant { ns: wire.from_ns }, Instant { ns: wire.until_ns });
         tally.ended = wire.ended;
+        tally.unsent = wire.unsent;
         for (name, op) in &wire.ops {
             let kind = OPS.into_iter().find(|kind| kind_name(*kind) == name);
             let kind = kind.ok_or_else(|| WireError::Kind { name: name.clone() })?;

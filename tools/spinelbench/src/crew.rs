@@ -44,7 +44,7 @@ pub(crate) struct Assignment {
 }
 
 /// How long requests in flight are waited for when all is over: a target that hangs must not keep this program.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One core of this process with its reactor.
 pub(crate) struct Seat {
@@ -157,7 +157,10 @@ impl Crew for OwnCrew {
     }
 
     fn cpu_ns(&self) -> u64 {
-        self.seats.iter().map(|seat| machine::thread_cpu_ns(seat.handle.thread_id())).sum()
+        self.seats
+            .iter()
+            .map(|seat| machine::thread_cpu_ns(seat.handle.thread_id()) + machine::helpers_cpu_ns(seat.handle.thread_id()))
+            .sum()
     }
 
     fn dismiss(mut self: Box<Self>) {

@@ -1,7 +1,7 @@
 //! What there is to say about this machine and its processes. Knows nothing of disks.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use spinelbench::report::Machine;
@@ -34,6 +34,14 @@ pub(crate) fn unix_ms() -> u64 {
 /// Processor time of one thread of this process, in nanoseconds.
 pub(crate) fn thread_cpu_ns(thread_id: i32) -> u64 {
     schedstat(Path::new(&format!("/proc/self/task/{thread_id}/schedstat")))
+}
+
+/// Processor time of the kernel's threads that finish a thread's requests (io_uring's workers), in nanoseconds, as far as they still live.
+pub(crate) fn helpers_cpu_ns(thread_id: i32) -> u64 {
+    let name = format!("iou-wrk-{thread_id}");
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten().map(|task| task.path());
+    let is_helper = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
+    tasks.filter(is_helper).map(|task| schedstat(&task.join("schedstat"))).sum()
 }
 
 /// Processor time of all threads of a process, in nanoseconds; `None` if it cannot be seen from here.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use spinel_load::{Ended, Job, Judge};
+use spinel_load::{Arrival, Ended, Job, Judge};
 use spinel_reactor::Clock;
 use spinelbench::report::Run;
 use spinelbench::report::collect::{Collector, Setting};
@@ -18,6 +18,8 @@ use crate::failure::Failure;
 use crate::machine;
 use crate::target::Target;
 
+/// How long requests in flight are waited for once nothing more is sent. What has not come back then is left out, and said to be.
+const PATIENCE_NS: u64 = 5_000_000_000;
 /// How often the jobs are looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -35,7 +37,9 @@ impl Interrupt {
     /// The system's.
     pub(crate) fn listen() -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        // Under nohup a hang-up is to be ignored.
+        let wanted: &[i32] = if is_ignored(SIGHUP) { &[SIGINT, SIGTERM] } else { &[SIGINT, SIGTERM, SIGHUP] };
+        let mut signals = Signals::new(wanted)?;
         let noticed = Arc::clone(&asked);
         let body = move || {
             signals.forever().next();
@@ -54,6 +58,13 @@ impl Interrupt {
     pub(crate) fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Whether whoever started this program had a signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (signal - 1) != 0)
 }
 
 /// What is to be measured.
@@ -86,6 +97,8 @@ pub(crate) fn measure(target: &Target, order: Order, interrupt: &Interrupt) -> R
         collector: Collector::new(jobs.len(), job.interval_ns),
         progress: (!quiet).then(|| Progress::new(&name, job.length.time_ns)),
         warm_up_ns: job.warm_up_ns,
+        // An open loop sends what is late for as long again.
+        length_ns: job.length.time_ns.map(|time_ns| if job.arrival == Arrival::Closed { time_ns } else { time_ns.saturating_mul(2) }),
         is_lost: false,
         cpu: None,
     };
@@ -131,6 +144,8 @@ struct Watch {
     collector: Collector,
     progress: Option<Progress>,
     warm_up_ns: u64,
+    /// Of the measurement, at most.
+    length_ns: Option<u64>,
     is_lost: bool,
     /// Since the warm-up.
     cpu: Option<Cpu>,
@@ -140,7 +155,12 @@ impl Watch {
     fn until_over(&mut self, crew: &mut dyn Crew, target: &Target, interrupt: &Interrupt) -> Result<(), Failure> {
         let clock = Clock::system();
         let start = clock.now();
+        if self.warm_up_ns == 0 {
+            self.cpu = Some(Cpu::now(crew, target));
+        }
         let mut is_stopped = false;
+        // When the jobs should be over, but for what is in flight.
+        let mut over_at = self.length_ns.map(|length_ns| start.after_ns(self.warm_up_ns.saturating_add(length_ns)));
         loop {
             // There is no event to wait for: the jobs must not be disturbed by having to send one.
             #[allow(clippy::disallowed_methods, reason = "sampling waits for time to pass, and nothing else")]
@@ -151,8 +171,18 @@ impl Watch {
             if self.look(crew)? {
                 return Ok(());
             }
+            let now = clock.now();
+            if over_at.is_some_and(|over_at| now.since_ns(over_at) > PATIENCE_NS) {
+                eprintln!("spinelbench: requests have not come back for {} s; they are left out", PATIENCE_NS / 1_000_000_000);
+                self.is_lost = true;
+                return Ok(());
+            }
             if !is_stopped && (self.is_lost || interrupt.came()) {
                 is_stopped = true;
+                over_at = Some(now);
+                if let Some(progress) = &self.progress {
+                    progress.say("waiting for what is in flight; Ctrl-C again gives up");
+                }
                 crew.stop(&mut |job, tally| self.collector.take(job, tally))?;
             }
         }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 
 use spinelbench::report::table::{self, Colours};
-use spinelbench::report::{Machine, Report, Run, VERSION, fio, hlog, html};
+use spinelbench::report::{Machine, Report, Run, VERSION, fio, hlog, html, words};
 
 use crate::cli::Outputs;
 use crate::failure::{Failure, with_causes};
@@ -15,6 +16,44 @@ use crate::machine;
 pub(crate) fn report(runs: Vec<Run>, knee: Option<usize>) -> Report {
     let machine: Machine = machine::describe();
     Report { version: VERSION, tool: concat!("spinelbench ", env!("CARGO_PKG_VERSION")).to_owned(), machine, runs, knee }
+}
+
+/// Whether everything that was asked for can be written, before it is worked for.
+///
+/// # Errors
+/// When a file cannot be made, is what is measured, or a block device; or when two things would go to the same place.
+pub(crate) fn check(outputs: &Outputs, target: Option<&PathBuf>) -> Result<(), Failure> {
+    let target = target.and_then(|path| fs::metadata(path).ok());
+    let mut places: Vec<(u64, u64)> = Vec::new();
+    let named = [&outputs.json, &outputs.fio_json, &outputs.html, &outputs.hlog, &outputs.hgrm].into_iter().flatten();
+    if named.clone().filter(|path| is_stdout(path)).count() > 1 {
+        return Err(Failure::usage("only one output can go to standard output"));
+    }
+    for path in named.filter(|path| !is_stdout(path)) {
+        let is_target =
+            |seen: &fs::Metadata| target.as_ref().is_some_and(|target| (target.dev(), target.ino()) == (seen.dev(), seen.ino()));
+        match fs::metadata(path) {
+            Ok(seen) if is_target(&seen) => {
+                return Err(Failure::usage(format!("{} is what is measured; write to another file", path.display())));
+            }
+            Ok(seen) if seen.file_type().is_block_device() => {
+                return Err(Failure::usage(format!("{} is a block device; write to a file", path.display())));
+            }
+            _ => {}
+        }
+        // What it holds stays until there is something to replace it with.
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let seen = file.and_then(|file| file.metadata()).map_err(|error| Failure::local("write", path, &error))?;
+        if places.contains(&(seen.dev(), seen.ino())) {
+            return Err(Failure::usage(format!("two outputs would go to {}", path.display())));
+        }
+        places.push((seen.dev(), seen.ino()));
+    }
+    Ok(())
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 /// Colours for people at a terminal who did not ask for none.
@@ -28,9 +67,13 @@ pub(crate) fn colours() -> Colours {
 /// # Errors
 /// When a file cannot be written; the others have been written then.
 pub(crate) fn write(report: &Report, outputs: &Outputs) -> Result<(), Failure> {
-    let to_stdout = |path: &Option<std::path::PathBuf>| path.as_deref() == Some(Path::new("-"));
-    let machine_reads_it = to_stdout(&outputs.json) || to_stdout(&outputs.fio_json);
-    if !outputs.quiet && !machine_reads_it {
+    let named = [&outputs.json, &outputs.fio_json, &outputs.html, &outputs.hlog, &outputs.hgrm].into_iter().flatten();
+    if outputs.quiet || named.into_iter().any(|path| is_stdout(path)) {
+        // No table; but what is wrong shows.
+        for run in &report.runs {
+            words::warnings(run).iter().for_each(|warning| eprintln!("spinelbench: {}", words::printable(warning)));
+        }
+    } else {
         print(&table::text(report, colours()))?;
     }
     let mut first = Ok(());
@@ -72,7 +115,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// A file, or standard output for `-`.
 pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    if path == Path::new("-") {
+    if is_stdout(path) {
         let written = io::stdout().write_all(bytes).and_then(|()| io::stdout().flush());
         return match written {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Local(format!("cannot write the output: {error}"))),

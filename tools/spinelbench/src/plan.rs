@@ -50,6 +50,9 @@ pub(crate) fn jobs(url: &Url, load: &Load, tempo: Tempo) -> Result<Vec<Job>, Fai
         interval_ns: INTERVAL_NS,
     };
     let jobs: Vec<Job> = (0..load.jobs).map(job).collect();
+    if tempo.length.bytes.is_some() && tempo.length.time_ns.is_none() && tempo.length.requests.is_none() && mix.flush == 100 {
+        return Err(Failure::usage("flushes have no bytes; end this load by --time or --requests"));
+    }
     if load.fua && !mix.changes_data() {
         return Err(Failure::usage("--fua concerns writes, and this load has none"));
     }

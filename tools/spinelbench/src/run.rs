@@ -1,7 +1,8 @@
 //! `spinelbench run` and `spinelbench sweep`. Knows no target's kind.
 
+use spinel_core::{Features, Geometry};
 use spinel_load::{Job, Length};
-use spinelbench::report::Run;
+use spinelbench::report::{Run, Verified};
 
 use crate::cli::{self, Load, Way};
 use crate::create::create;
@@ -27,6 +28,7 @@ const WARM_UP_NS: u64 = SECOND_NS;
 /// What was in the way; [`Failure::Unclean`] if requests failed or verification found something.
 pub(crate) fn run(run: &cli::Run) -> Result<(), Failure> {
     let interrupt = listen()?;
+    outputs::check(&run.outputs, run.target.path())?;
     let unlimited = run.time.is_none() && run.bytes.is_none() && run.requests.is_none();
     let length = Length { time_ns: run.time.or(unlimited.then_some(TIME_NS)), bytes: run.bytes, requests: run.requests };
     let warm_up_ns = run.warm_up.unwrap_or(if length.time_ns.is_some() && !run.verify { WARM_UP_NS } else { 0 });
@@ -48,6 +50,7 @@ fn verified(run: &cli::Run, target: Target, mut order: Order, interrupt: &Interr
     let name = format!("{}, read back", order.name);
     let mut measured = measure(&target, order, interrupt)?;
     let mut target = Some(target);
+    let mut read_back = None;
     // What is found in the end is read once more: a stale read is told from a lost write by what comes next.
     for pass in 0..2 {
         if measured.is_lost || interrupt.came() || (pass == 1 && verifications.is_clean()) {
@@ -59,9 +62,11 @@ fn verified(run: &cli::Run, target: Target, mut order: Order, interrupt: &Interr
         let judges = verifications.judges(&sweeps);
         let (name, jobs) = (name.clone(), sweeps.clone());
         let order = Order { name, target: run.target.to_string(), jobs, judges, quiet: run.outputs.quiet };
-        measured.is_lost = measure(again, order, interrupt)?.is_lost;
+        let pass = measure(again, order, interrupt)?;
+        measured.is_lost = pass.is_lost;
+        read_back = (!pass.is_lost && !pass.run.interrupted).then_some(pass.run.all.errors);
     }
-    measured.run.verified = Some(verifications.verdict());
+    measured.run.verified = Some(verifications.verdict(read_back));
     verifications.check_log()?;
     Ok(measured)
 }
@@ -72,6 +77,7 @@ fn verified(run: &cli::Run, target: Target, mut order: Order, interrupt: &Interr
 /// What was in the way; [`Failure::Unclean`] if requests failed.
 pub(crate) fn sweep(sweep: &cli::Sweep) -> Result<(), Failure> {
     let interrupt = listen()?;
+    outputs::check(&sweep.outputs, sweep.target.path())?;
     let time = Length { time_ns: Some(sweep.time), ..Length::default() };
     let warm_up_ns = (sweep.time / 4).min(WARM_UP_NS);
     let tempo = Tempo { rate: None, poisson: sweep.poisson, length: time, warm_up_ns };
@@ -80,6 +86,9 @@ pub(crate) fn sweep(sweep: &cli::Sweep) -> Result<(), Failure> {
     let mut sweeper =
         Sweeper { sweep, tempo, target: &target, interrupt: &interrupt, runs: Vec::new(), points: Vec::new(), is_lost: false };
     let top = sweeper.measure("closed loop".to_owned(), closed)?;
+    if top.all.requests == 0 {
+        return Err(Failure::usage("the closed loop that the sweep begins with ended no request; give it more --time"));
+    }
     let mut rates: Vec<f64> = (1..=sweep.steps).map(|step| top.all.iops * f64::from(step) / f64::from(sweep.steps)).collect();
     // In falling order to pop from the end.
     rates.reverse();
@@ -148,9 +157,10 @@ fn listen() -> Result<Interrupt, Failure> {
 /// Makes the file if that was asked for, looks at what would be overwritten, and opens the target.
 fn open(url: &Url, load: &Load, way: &Way, jobs: &[Job], quiet: bool, interrupt: &Interrupt) -> Result<Target, Failure> {
     if let Some(len_bytes) = load.create {
+        check_before_making(jobs, len_bytes)?;
         make_file(url, len_bytes, quiet, interrupt)?;
     } else if jobs.iter().any(|job| job.mix.changes_data()) && !load.allow_writes {
-        refuse_to_overwrite(url, way)?;
+        refuse_to_overwrite(url, way, &jobs[0])?;
     }
     let target = Target::open(url, way, Purpose::of(jobs))?;
     jobs[0].check(target.geometry()).map_err(|error| Failure::Usage(with_causes(&error)))?;
@@ -158,6 +168,26 @@ fn open(url: &Url, load: &Load, way: &Way, jobs: &[Job], quiet: bool, interrupt:
         return Err(Failure::usage("virtio-blk has no FUA; use --flush-every 1 instead of --fua"));
     }
     Ok(target)
+}
+
+/// Whether the jobs could run on a new file of this size: a file that is of no use is not made.
+fn check_before_making(jobs: &[Job], len_bytes: u64) -> Result<(), Failure> {
+    const BLOCK_BYTES: u32 = 512;
+    if len_bytes == 0 || !len_bytes.is_multiple_of(u64::from(BLOCK_BYTES)) {
+        return Err(Failure::usage(format!("a file of {len_bytes} bytes has no whole number of blocks; use a multiple of {BLOCK_BYTES}")));
+    }
+    let geometry = Geometry {
+        block_bytes: BLOCK_BYTES,
+        block_count: len_bytes / u64::from(BLOCK_BYTES),
+        memory_align_bytes: BLOCK_BYTES,
+        segments_max: 1,
+        transfer_max_bytes: u32::MAX,
+        physical_block_bytes: BLOCK_BYTES,
+        write_cache: true,
+        read_only: false,
+        features: Features { discard: true, write_zeroes: true },
+    };
+    jobs[0].check(&geometry).map_err(|error| Failure::Usage(with_causes(&error)))
 }
 
 fn make_file(url: &Url, len_bytes: u64, quiet: bool, interrupt: &Interrupt) -> Result<(), Failure> {
@@ -183,10 +213,11 @@ fn make_file(url: &Url, len_bytes: u64, quiet: bool, interrupt: &Interrupt) -> R
 /// Shows what came of it, and says how it ended.
 fn conclude(runs: Vec<Run>, knee: Option<usize>, outputs: &cli::Outputs, is_lost: bool) -> Result<(), Failure> {
     let errors: u64 = runs.iter().map(|run| run.all.errors).sum();
-    let wrong: u64 = runs.iter().filter_map(|run| run.verified.as_ref()).map(|verified| verified.wrong).sum();
+    let is_sound = |verified: &Verified| verified.wrong == 0 && verified.is_whole();
+    let sound = runs.iter().filter_map(|run| run.verified.as_ref()).all(is_sound);
     outputs::write(&outputs::report(runs, knee), outputs)?;
     if is_lost {
-        return Err(Failure::Unreachable("the target went away; the figures end there".to_owned()));
+        return Err(Failure::Unreachable("the target went away, or does not answer any more; the figures end there".to_owned()));
     }
-    if errors > 0 || wrong > 0 { Err(Failure::Unclean) } else { Ok(()) }
+    if errors > 0 || !sound { Err(Failure::Unclean) } else { Ok(()) }
 }

@@ -221,29 +221,42 @@ fn refuse_misfits(url: &Url, way: &Way) -> Result<(), Failure> {
 
 /// Refuses to write over something, unless it was allowed.
 ///
+/// Of a file, all of the job's area is looked at; of anything else, where signatures are, and samples of the area.
+///
 /// # Errors
 /// What the disk holds, and how to write all the same.
-pub(crate) fn refuse_to_overwrite(url: &Url, way: &Way) -> Result<(), Failure> {
+pub(crate) fn refuse_to_overwrite(url: &Url, way: &Way, job: &Job) -> Result<(), Failure> {
     if let Url::Rpc { .. } = url {
         return Err(Failure::usage(format!(
             "{url} would be written to, and what it holds cannot be seen from here; --allow-writes allows it"
         )));
     }
-    let url = match url {
+    let holds = |what: &str| Err(Failure::usage(format!("{url} holds {what}, which this would overwrite; --allow-writes allows it")));
+    let opened = match url {
         Url::FileTokio(path) => &Url::File(path.clone()),
         url => url,
     };
     let way = Way { cores: way.cores.clone(), wait: None, packed: way.packed, queue_size: None };
-    let target = Target::open(url, &way, Purpose::reading())?;
-    let geometry = target.geometry();
-    let len_bytes = geometry.len_bytes().min(guard::LOOKED_AT_BYTES);
-    let mut start = vec![0; usize::try_from(len_bytes).expect("a few blocks")];
+    let target = Target::open(opened, &way, Purpose::reading())?;
+    let geometry = *target.geometry();
+    let (start, len_bytes) = job.area_on(&geometry);
     let mut reader = target.reader()?;
-    let status = reader.read(Lba(0), &mut start);
+    let mut look = |at: u64, len_bytes: u64| -> Result<Vec<u8>, Status> {
+        let block_bytes = u64::from(geometry.block_bytes);
+        let at = at / block_bytes * block_bytes;
+        let len_bytes = len_bytes.min(geometry.len_bytes().saturating_sub(at)) / block_bytes * block_bytes;
+        let mut bytes = vec![0; usize::try_from(len_bytes).expect("a piece fits memory")];
+        match reader.read(Lba(at / block_bytes), &mut bytes) {
+            Status::Ok => Ok(bytes),
+            status => Err(status),
+        }
+    };
+    let found = guard::look(geometry.len_bytes(), (start, len_bytes), &mut look);
     reader.close();
-    match guard::content(&start) {
-        _ if status != Status::Ok => Err(Failure::Unreachable(format!("{url}: what it holds cannot be read ({status:?})"))),
-        Some(what) => Err(Failure::usage(format!("{url} holds {what}, which this would overwrite; --allow-writes allows it"))),
-        None => Ok(()),
+    match found {
+        Err(status) => Err(Failure::Unreachable(format!("{url}: what it holds cannot be read ({status:?})"))),
+        Ok(Some(what)) => holds(what),
+        Ok(None) if url.path().is_some_and(|path| guard::has_data(path, start, len_bytes)) => holds("data"),
+        Ok(None) => Ok(()),
     }
 }

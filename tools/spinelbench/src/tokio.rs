@@ -79,7 +79,7 @@ pub(crate) fn run(path: &Path, job: Job, geometry: &Geometry, outlet: Outlet, st
         }
         let Ok(shared) = Rc::try_unwrap(shared) else { unreachable!("all tasks have ended") };
         let ended = if shared.stop.load(Ordering::Relaxed) { Ended::Stopped } else { Ended::Done };
-        shared.outlet.into_inner().close(shared.clock.now(), ended);
+        shared.outlet.into_inner().close(shared.clock.now(), ended, 0);
         shared.file.close().await
     })
 }

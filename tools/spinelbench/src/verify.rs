@@ -75,8 +75,8 @@ impl Verifications {
         self.parts.iter().all(|part| part.violations() == 0)
     }
 
-    /// What was seen by now.
-    pub(crate) fn verdict(&self) -> Verified {
+    /// What was seen by now; how many requests failed when everything was read back, or that it was not.
+    pub(crate) fn verdict(&self, read_back: Option<u64>) -> Verified {
         let mut findings = Findings::default();
         let (mut sectors, mut stamps) = (0, 0);
         for part in &self.parts {
@@ -85,7 +85,14 @@ impl Verifications {
             sectors += checked.sectors_read;
             stamps += checked.stamps_read;
         }
-        Verified { sectors, stamps, wrong: findings.violations(), findings: words(&findings) }
+        Verified {
+            sectors,
+            stamps,
+            wrong: findings.violations(),
+            unreadable: read_back.unwrap_or(0),
+            read_back: read_back.is_some(),
+            findings: words(&findings),
+        }
     }
 
     /// Whether the log is whole.

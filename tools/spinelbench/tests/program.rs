@@ -119,6 +119,46 @@ fn what_a_disk_holds_is_not_written_over_by_accident() {
 }
 
 #[test]
+fn data_is_found_wherever_in_the_area_it_is() {
+    let folder = folder();
+    let path = folder.path().join("disk");
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(&[1; 512], (40 << 20) + 512).unwrap();
+    let url = target(&path);
+    let write = |area: &str| spinelbench(&["run", &url, "-w", "randwrite", "--requests", "10", "-q", "--area", area]);
+    assert_eq!(write("64M").status.code(), Some(2));
+    assert_eq!(write("8M@36M").status.code(), Some(2));
+    assert!(write("8M@8M").status.success(), "nothing is there");
+}
+
+#[test]
+fn outputs_go_neither_to_the_disk_nor_twice_to_one_place() {
+    let folder = folder();
+    let (path, url) = disk(folder.path(), "1M");
+    let path = path.to_str().unwrap();
+    let other = folder.path().join("other").to_str().unwrap().to_owned();
+    let before = fs::read(path).unwrap();
+    for outputs in [["--json", path, "--html", &other], ["--json", "-", "--fio-json", "-"], ["--json", &other, "--html", &other]] {
+        let (_, code) = refusal(&[["run", &url, "--requests", "1"].as_slice(), &outputs].concat());
+        assert_eq!(code, 2, "{outputs:?}");
+    }
+    assert_eq!(fs::read(path).unwrap(), before);
+    let made = folder.path().join("made");
+    let (_, code) = refusal(&["run", &target(&made), "--create", "1M", "-b", "3000", "-q"]);
+    assert_eq!((code, made.exists()), (2, false), "a file that is of no use is not made");
+}
+
+#[test]
+fn nothing_is_called_sound_that_was_not_checked() {
+    let folder = folder();
+    let (_, url) = disk(folder.path(), "1M");
+    let run = spinelbench(&["run", &url, "-w", "randread", "--verify", "--requests", "50"]);
+    let text = String::from_utf8(run.stdout).unwrap();
+    assert!(text.contains("nothing was checked") && !text.contains("as they should be"), "{text}");
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_in_one_sentence() {
     let folder = folder();
     let (path, url) = disk(folder.path(), "1M");
@@ -136,6 +176,7 @@ fn what_cannot_be_done_is_refused_in_one_sentence() {
         (vec!["run", &url, "--area", "4K@1M"], "beyond the disk", 2),
         (vec!["run", &url, "--create", "1M"], "there already", 2),
         (vec!["run", &url, "--fua"], "concerns writes", 2),
+        (vec!["run", &url, "-w", "flush", "--bytes", "1M"], "flushes have no bytes", 2),
         (vec!["run", &url, "--packed"], "for vhost: targets", 2),
         (vec!["run", &url, "--cores", "999"], "core 999", 2),
         (vec!["run", &url, "--requests", "1", "--html", "/no/such/folder/page"], "cannot write /no/such/folder/page", 4),

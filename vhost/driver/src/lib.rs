@@ -8,8 +8,10 @@
 //! - Buffers lie in the disk's own [`region`](VhostDisk::region), the only memory that the
 //!   server sees; segments of any other are answered `Malformed`.
 //! - virtio-blk has no FUA: writes that ask for it are answered `Unsupported`.
-//! - The server is trusted as far as the crate below trusts it: one that breaks the rules
-//!   of the ring may stop this process, but not make it touch memory other than the rings.
+//! - **The server is trusted.** The rings lie in memory that it can write, and the crate below
+//!   follows free descriptors through that memory without checking them: a server that lies
+//!   can make this process write where it should not, hang, or panic. Connect to servers that
+//!   you would run yourself. A ring with a free list of its own would change that.
 //!
 //! [`Device`]: spinel_core::Device
 #![deny(unsafe_code)]

@@ -109,7 +109,7 @@ impl Ring {
         self.held += 1;
     }
 
-    /// The next request that ended, with its status. What a server says of chains that it was not given is ignored.
+    /// The next request that ended, with its status. A chain that was never given out is ignored; for the rest the server is trusted.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<(Tag, u8)> {
         for ended in self.queue.completions() {

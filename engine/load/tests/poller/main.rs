@@ -162,13 +162,42 @@ fn a_device_that_gives_requests_up_is_sent_nothing_more() {
 }
 
 #[test]
-fn what_was_sent_in_the_warm_up_is_not_counted_whenever_it_ends() {
+fn what_ends_in_the_warm_up_is_not_counted() {
     let job = Job { depth: 2, warm_up_ns: 10_000, length: requests(6), ..Job::new() };
     let (mut poller, hand, intake) = load(&job);
-    // Turns at 0 to 9 us are warm-up, and send two each; those of the last end at 10 us.
+    // Turns at 0 to 9 us are warm-up, and send two each; those of the last end at 10 us, and count.
     run(&mut poller, &hand, 0, 20);
     let tally = taken(&intake);
-    assert_eq!((tally.requests(), hand.seen().len(), tally.from, tally.until), (6, 26, at(10_000), at(13_000)));
+    assert_eq!((tally.requests(), hand.seen().len(), tally.from, tally.until), (6, 24, at(10_000), at(12_000)));
+}
+
+#[test]
+fn a_stall_that_begins_in_the_warm_up_shows() {
+    let (mut poller, hand, intake) = load(&Job { warm_up_ns: 10_000, length: requests(2), ..Job::new() });
+    poller.poll(at(0));
+    run(&mut poller, &hand, 50_000, 3);
+    let tally = taken(&intake);
+    let latency = &tally.ops[0].as_ref().unwrap().latency;
+    assert_eq!((tally.requests(), latency.max(), tally.from), (2, 50_015, at(10_000)), "to three digits");
+}
+
+#[test]
+fn an_open_loop_does_not_begin_with_the_backlog_of_its_warm_up_nor_hide_what_it_never_sent() {
+    let length = Length { time_ns: Some(10_000), ..Length::default() };
+    let job = Job { arrival: Arrival::Steady { per_second: 1e6 }, warm_up_ns: 10_000, length, ..Job::new() };
+    let (mut poller, hand, intake) = load(&job);
+    // One every microsecond is due, and the device takes 8 us for each: one in the warm-up, then those due at 10 us and later.
+    for ns in (0..60_000).step_by(1000) {
+        if ns % 8000 == 0 {
+            hand.end(hand.held(), Status::Ok);
+        }
+        poller.poll(at(ns));
+    }
+    let tally = taken(&intake);
+    let latency = &tally.ops[0].as_ref().unwrap().latency;
+    assert!(latency.min() < 15_000, "the first one counted had not waited for those of the warm-up: {}", latency.min());
+    assert_eq!(tally.requests() + tally.unsent, 10, "ten were due");
+    assert!(tally.unsent > 5, "{} never sent", tally.unsent);
 }
 
 #[test]

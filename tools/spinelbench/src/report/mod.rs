@@ -84,6 +84,9 @@ pub struct Run {
     /// The latencies behind the series: one for each stretch and kind of which requests ended in it, ordered by time.
     #[serde(default)]
     pub intervals: Vec<Interval>,
+    /// Requests of an open loop that were due and could not be sent in time: the latencies leave out how long they would have waited.
+    #[serde(default)]
+    pub unsent: u64,
     /// It was interrupted before its length was reached.
     pub interrupted: bool,
     /// What verification saw, if it was asked for.
@@ -171,8 +174,22 @@ pub struct Verified {
     pub stamps: u64,
     /// How many of them were wrong.
     pub wrong: u64,
+    /// Requests that failed when everything was read back in the end.
+    #[serde(default)]
+    pub unreadable: u64,
+    /// Everything was read back in the end.
+    #[serde(default)]
+    pub read_back: bool,
     /// The first of the wrong ones, in words: what, where, and what should have been there.
     pub findings: Vec<String>,
+}
+
+impl Verified {
+    /// Whether everything could be read back in the end.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.read_back && self.unreadable == 0
+    }
 }
 
 impl Latency {

@@ -140,6 +140,8 @@ pub(super) fn troubled() -> Report {
         sectors: 4_096,
         stamps: 4_000,
         wrong: 2,
+        unreadable: 3,
+        read_back: false,
         findings: vec!["block 77: misdirected write: it holds what was written to block <78>".into()],
     });
     let mut collector = Collector::new(1, INTERVAL_NS);

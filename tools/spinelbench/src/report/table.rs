@@ -128,10 +128,14 @@ fn sweep(report: &Report, colours: Colours) -> String {
     match report.knee.and_then(|knee| report.runs.get(knee)) {
         Some(knee) => {
             let (iops, p99) = (count(knee.all.iops), spinel_units::time(knee.all.latency.p99_ns));
-            text.push_str(&format!("knee: {iops} requests/s with a p99 of {p99}; above it latency takes off\n"));
+            let above = match report.knee {
+                Some(knee) if knee + 1 == report.runs.len() => "no higher rate was tried, and latency has not taken off yet",
+                _ => "above it latency takes off",
+            };
+            text.push_str(&format!("knee: {iops} requests/s with a p99 of {p99}; {above}\n"));
             push_wrapped(&mut text, &format!("CPU per request at the knee: {}", words::processor_time(knee)));
         }
-        None => text.push_str("no knee: latency did not take off at any of these rates\n"),
+        None => text.push_str("no knee: the first of these rates is already beyond it; more --steps begin lower\n"),
     }
     for run in &report.runs {
         let mut remarks = String::new();

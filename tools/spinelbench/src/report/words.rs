@@ -168,6 +168,9 @@ pub fn processor_time(run: &Run) -> String {
     let per_request = |ns: u64| time(whole(ns as f64 / run.all.requests as f64));
     let cores = run.cores.iter().collect::<BTreeSet<_>>().len().max(1);
     let taken = share(run.client_cpu_ns as f64, run.took_ns as f64 * u32::try_from(cores).map_or(1.0, f64::from));
+    if run.client_cpu_ns == 0 {
+        return run.server_cpu_ns.map_or_else(|| "not measured".to_owned(), |ns| format!("{} in the target's process", per_request(ns)));
+    }
     let here = format!("{} here ({taken} of {cores} core{})", per_request(run.client_cpu_ns), if cores == 1 { "" } else { "s" });
     match run.server_cpu_ns {
         Some(ns) => format!("{here}, {} in the target's process", per_request(ns)),
@@ -206,6 +209,21 @@ pub fn warnings(run: &Run) -> Vec<String> {
         all.push(format!("WRONG DATA: {} of {} sectors are not what they should be", verified.wrong, verified.sectors));
         all.extend(verified.findings.iter().cloned());
     }
+    if let Some(verified) = &run.verified {
+        if verified.unreadable > 0 {
+            all.push(format!("{} requests failed when everything was read back: what they cover was not checked", verified.unreadable));
+        }
+        if !verified.read_back {
+            all.push("not everything was read back: what was written last was not checked".to_owned());
+        }
+        if verified.stamps == 0 && verified.wrong == 0 {
+            all.push(format!("nothing was checked: of the {} sectors read, none had been written by this run", verified.sectors));
+        }
+    }
+    if run.unsent > 0 {
+        let due = run.all.requests + run.unsent;
+        all.push(format!("{} of {due} requests that were due were never sent: they waited longer than any latency above says", run.unsent));
+    }
     if run.interrupted {
         all.push(match run.job.length.time_ns {
             Some(length_ns) => format!("interrupted after {} of {}", time(run.took_ns), time(length_ns)),
@@ -228,7 +246,7 @@ pub fn behind(run: &Run) -> Option<String> {
 /// What verification found to be right, in a sentence.
 #[must_use]
 pub fn verified(run: &Run) -> Option<String> {
-    let verified = run.verified.as_ref().filter(|verified| verified.wrong == 0)?;
+    let verified = run.verified.as_ref().filter(|verified| verified.wrong == 0 && verified.stamps > 0 && verified.is_whole())?;
     let (sectors, stamps) = (count(verified.sectors as f64), count(verified.stamps as f64));
     Some(format!("verified: {sectors} sectors read, {stamps} of them written before, all as they should be"))
 }
