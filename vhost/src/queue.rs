@@ -225,6 +225,9 @@ impl Queue {
         let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
         // Read after the index: a write that was posted after the cache was switched off must see it off.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
+        if batch > 1 {
+            self.setup.ring.prefetch(batch, self.setup.guest.near());
+        }
         let mut cost = 0;
         for taken in 0..batch {
             if cost >= TURN_COST {

@@ -141,6 +141,24 @@ const fn bytes_of_words<const N: usize>() -> u64 {
     8 * N as u64
 }
 
+impl Near<'_> {
+    /// Asks the processor to fetch the cache line of a guest-physical address, to be read; any address is harmless.
+    #[inline(always)]
+    pub fn prefetch(self, guest: u64) {
+        if let Some(offset) = self.last.offset(guest, 1) {
+            crate::array::prefetch(self.last.at(offset));
+        }
+    }
+
+    /// The same, to be written.
+    #[inline(always)]
+    pub fn prefetch_to_write(self, guest: u64) {
+        if let Some(offset) = self.last.offset(guest, 1) {
+            crate::array::prefetch_to_write(self.last.at(offset));
+        }
+    }
+}
+
 impl Look for Near<'_> {
     #[inline(always)]
     fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment> {
