@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::region::Region;
 
@@ -168,26 +168,67 @@ pub(crate) fn prefetch_to_write(address: NonNull<u8>) {
     let _ = address;
 }
 
-impl Array<u16> {
-    #[inline]
-    fn atomic(&self, index: u32) -> &AtomicU16 {
+impl Wrapping<[u64; 2]> {
+    /// The second word of an element.
+    #[inline(always)]
+    fn second(&self, index: u16) -> &AtomicU64 {
+        let at = self.at(index).cast::<u64>();
+        // SAFETY: an element has two words.
+        let at = unsafe { at.add(1) };
         // SAFETY: the address is aligned and live as long as self; every access of ours to it is atomic or volatile.
-        unsafe { AtomicU16::from_ptr(self.at(index).as_ptr()) }
+        unsafe { AtomicU64::from_ptr(at.as_ptr()) }
     }
 
-    /// Loads one index word with the given ordering.
+    /// Loads the second word of an element, then the first: what was written before the second is seen with it.
     #[must_use]
-    #[inline]
-    pub fn load(&self, index: u32, ordering: Ordering) -> u16 {
-        self.atomic(index).load(ordering)
+    #[inline(always)]
+    pub fn acquire(&self, index: u16) -> [u64; 2] {
+        let second = self.second(index).load(Ordering::Acquire);
+        // SAFETY: the first word of an element inside the live region; any bit pattern is a word.
+        [unsafe { self.at(index).cast::<u64>().read_volatile() }, second]
     }
 
-    /// Stores one index word with the given ordering.
-    #[inline]
-    pub fn store(&self, index: u32, value: u16, ordering: Ordering) {
-        self.atomic(index).store(value, ordering);
+    /// Stores the second word of an element with the given ordering.
+    #[inline(always)]
+    pub fn store_second(&self, index: u16, word: u64, ordering: Ordering) {
+        self.second(index).store(word, ordering);
+    }
+
+    /// Stores the first word of an element.
+    #[inline(always)]
+    pub fn set_first(&self, index: u16, word: u64) {
+        // SAFETY: the first word of an element inside the live, writable region.
+        unsafe { self.at(index).cast::<u64>().write_volatile(word) };
     }
 }
+
+macro_rules! atomic_words {
+    ($word:ty, $atomic:ty) => {
+        impl Array<$word> {
+            #[inline]
+            fn atomic(&self, index: u32) -> &$atomic {
+                // SAFETY: the address is aligned and live as long as self; every access of ours to it is atomic or volatile.
+                unsafe { <$atomic>::from_ptr(self.at(index).as_ptr()) }
+            }
+
+            /// Loads one word with the given ordering.
+            #[must_use]
+            #[inline]
+            pub fn load(&self, index: u32, ordering: Ordering) -> $word {
+                self.atomic(index).load(ordering)
+            }
+
+            /// Stores one word with the given ordering.
+            #[inline]
+            pub fn store(&self, index: u32, value: $word, ordering: Ordering) {
+                self.atomic(index).store(value, ordering);
+            }
+        }
+    };
+}
+
+atomic_words!(u16, AtomicU16);
+atomic_words!(u32, AtomicU32);
 
 #[cfg(test)]
 mod tests {
@@ -226,6 +267,19 @@ mod tests {
         assert_eq!(behind, [0; 8], "nothing is written behind it");
         assert!(Wrapping::of(region.array::<u16>(0, 6).unwrap()).is_none());
         assert!(Wrapping::of(region.array::<u16>(0, 0).unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_pair_is_read_and_written_by_its_words() {
+        let region = Region::anonymous(4096).unwrap();
+        let pairs = Wrapping::of(region.array::<[u64; 2]>(16, 4).unwrap()).unwrap();
+        pairs.set_first(1, 3);
+        pairs.store_second(5, 4, Ordering::Release);
+        assert_eq!((pairs.acquire(1), pairs.get(1)), ([3, 4], [3, 4]));
+        assert_eq!([0, 2, 3].map(|index| pairs.get(index)), [[0; 2]; 3]);
+        let words = region.array::<u32>(32, 2).unwrap();
+        words.store(1, 7, Ordering::Relaxed);
+        assert_eq!((words.load(0, Ordering::Acquire), pairs.get(1)[0]), (3, 7 << 32 | 3));
     }
 
     #[test]
