@@ -13,13 +13,15 @@ use crate::Failure;
 use crate::cores::ratio;
 
 /// What is counted, as the counted program's arguments: what serves, over which device, which requests of 4 KiB, how many in flight.
-const CASES: [&str; 10] = [
+const CASES: [&str; 12] = [
     "vhost null read 1",
     "vhost null read 32",
     "vhost memory read 1",
     "vhost memory read 32",
     "vhost memory write 1",
     "vhost memory write 32",
+    "packed null read 1",
+    "packed null read 32",
     "load null read 1",
     "load null read 32",
     "load memory read 32",

@@ -334,22 +334,21 @@ pub(crate) struct Transfer {
 /// What a usual chain asks for, if it is a read or a write that the device can be given as it is. `None` leaves the judgement to [`parse`].
 #[inline(always)]
 pub(crate) fn transfer_of(chain: &Usual, guest: impl Look, terms: &Terms) -> Option<Transfer> {
-    let [header, data, status] = chain.map(Descriptor::of_words);
-    let [kind, sector] = guest.words::<2>(header.address())?;
-    let op = match (kind & u64::from(u32::MAX), data.writable()) {
+    let [kind, sector] = guest.words::<2>(chain.header)?;
+    let op = match (kind & u64::from(u32::MAX), chain.writable) {
         (IN, true) => Op::Read,
         (OUT, false) if !terms.read_only => Op::Write { fua: terms.stable_writes },
         _ => return None,
     };
-    let len_bytes = data.len_bytes();
+    let len_bytes = chain.len_bytes;
     // Bytes beyond whole sectors become the highest bits, no sectors at all the highest number.
     let sectors = len_bytes.rotate_right(SECTOR_BYTES.ilog2());
     if sectors.wrapping_sub(1) >= u32::MAX / SECTOR_BYTES {
         return None;
     }
     let (start, blocks) = terms.blocks(sector, u64::from(sectors))?;
-    let data = guest.segment(data.address(), len_bytes)?;
-    let status = guest.segment(status.address(), 1)?;
+    let data = guest.segment(chain.data, len_bytes)?;
+    let status = guest.segment(chain.status, 1)?;
     Some(Transfer { op, start, blocks, data, status })
 }
 

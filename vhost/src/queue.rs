@@ -12,10 +12,10 @@ use spinel_core::{
 };
 
 use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms, Transfer};
-use crate::ring::{RingFault, SplitRing};
+use crate::ring::{AnyRing, Ring, RingFault};
 
 /// Everything a queue needs to run; built by the session, consumed on the core.
-pub struct QueueSetup {
+pub struct QueueSetup<R = AnyRing> {
     /// Which of the disk's queues this is, from 0.
     pub index: u16,
     /// Shown in statistics, such as `vhost.0/q3`.
@@ -27,7 +27,7 @@ pub struct QueueSetup {
     /// Whether completed writes may sit in a volatile cache until a flush (virtio 1.2, 5.2.6.2); shared by the session, which changes it.
     pub writeback: Arc<AtomicBool>,
     /// The guest's ring.
-    pub ring: SplitRing,
+    pub ring: R,
     /// The guest's memory; every region in it has been announced to the core.
     pub guest: GuestMap,
     /// Wakes the core when the guest kicks; none if the guest is to be polled for.
@@ -42,6 +42,14 @@ pub struct QueueSetup {
     pub poke: Arc<Poked>,
     /// This queue's counts.
     pub meter: Arc<Meter>,
+}
+
+impl<R> QueueSetup<R> {
+    /// The same with another ring, and the ring.
+    fn swap<S>(self, ring: S) -> (QueueSetup<S>, R) {
+        let Self { index, name, disk, features, writeback, ring: old, guest, kick, call, calls, events, poke, meter } = self;
+        (QueueSetup { index, name, disk, features, writeback, ring, guest, kick, call, calls, events, poke, meter }, old)
+    }
 }
 
 /// An eventfd that wakes a session's thread.
@@ -62,8 +70,8 @@ pub enum QueueEvent {
 
 /// What is left of a queue once nothing of it flies.
 pub struct QueueRemains {
-    /// Where to go on: the next available index (VHOST_USER_GET_VRING_BASE).
-    pub next_avail: u16,
+    /// Where to go on, as VHOST_USER_GET_VRING_BASE has it.
+    pub base: u32,
     /// The parts the session gave; the memory map is dropped by whoever drops this, off the core.
     pub setup: QueueSetup,
 }
@@ -71,7 +79,14 @@ pub struct QueueRemains {
 /// The recipe of a queue, to be made on its core. Its remains are a [`QueueRemains`].
 #[must_use]
 pub fn recipe(setup: QueueSetup) -> Recipe {
-    Box::new(|core| Ok(Box::new(Queue::open(setup, core)?)))
+    Box::new(|core| {
+        let (setup, ring) = setup.swap(());
+        let queue: Box<dyn Poller> = match ring {
+            AnyRing::Split(ring) => Box::new(Queue::open(setup.swap(ring).0, core)?),
+            AnyRing::Packed(ring) => Box::new(Queue::open(setup.swap(ring).0, core)?),
+        };
+        Ok(queue)
+    })
 }
 
 /// Most chains taken in one turn, so that one guest cannot hold a core.
@@ -133,8 +148,8 @@ enum State {
     Stopping,
 }
 
-struct Queue {
-    setup: QueueSetup,
+struct Queue<R> {
+    setup: QueueSetup<R>,
     channel: Box<dyn Channel>,
     done: Completions,
     chain: Chain,
@@ -149,8 +164,8 @@ struct Queue {
     losses: usize,
 }
 
-impl Queue {
-    fn open(setup: QueueSetup, core: &mut Core) -> Result<Self, OpenError> {
+impl<R: Ring> Queue<R> {
+    fn open(setup: QueueSetup<R>, core: &mut Core) -> Result<Self, OpenError> {
         let size = setup.ring.size();
         let geometry = setup.disk.device.geometry();
         let channel = setup.disk.device.open(core, size.min(DEPTH_MAX))?;
@@ -233,7 +248,7 @@ impl Queue {
             if cost >= TURN_COST {
                 return Ok(usize::from(taken));
             }
-            let head = self.setup.ring.take();
+            let Some(head) = self.setup.ring.take()? else { return Ok(usize::from(taken)) };
             cost += self.start(head, now)?;
         }
         Ok(usize::from(batch))
@@ -246,7 +261,7 @@ impl Queue {
         if flight.flies {
             return Err(RingFault::HeadInFlight(head));
         }
-        let QueueSetup { ring, guest, .. } = &self.setup;
+        let QueueSetup { ring, guest, .. } = &mut self.setup;
         let near = guest.near();
         match ring.usual(head, near).and_then(|chain| blk::transfer_of(&chain, near, &self.terms)) {
             Some(transfer) => Ok(self.submit(head, transfer, now)),
@@ -267,8 +282,8 @@ impl Queue {
     /// Starts one request, parts of which lie in another range of memory than what came before, or which is no usual one.
     #[inline(never)]
     fn start_elsewhere(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
-        let QueueSetup { ring, guest, .. } = &self.setup;
-        match ring.usual(head, guest).and_then(|chain| blk::transfer_of(&chain, guest, &self.terms)) {
+        let QueueSetup { ring, guest, .. } = &mut self.setup;
+        match ring.usual(head, &*guest).and_then(|chain| blk::transfer_of(&chain, &*guest, &self.terms)) {
             Some(transfer) => Ok(self.submit(head, transfer, now)),
             None => self.start_any(head, now),
         }
@@ -325,13 +340,13 @@ impl Queue {
 
 /// Writes a request's status and puts its chain into the used ring.
 #[inline(always)]
-fn finish(ring: &mut SplitRing, guest: &GuestMap, head: u16, status_at: &Segment, status: u8, written_bytes: u32) {
+fn finish<R: Ring>(ring: &mut R, guest: &GuestMap, head: u16, status_at: &Segment, status: u8, written_bytes: u32) {
     // The segment was checked against this very map.
     guest.put(status_at, status);
     ring.put_used(head, written_bytes);
 }
 
-impl Poller for Queue {
+impl<R: Ring> Poller for Queue<R> {
     fn name(&self) -> &str {
         &self.setup.name
     }
@@ -401,6 +416,8 @@ impl Poller for Queue {
         }
         drop(self.channel);
         self.setup.meter.set_in_flight(0);
-        Box::new(QueueRemains { next_avail: self.setup.ring.next_avail(), setup: self.setup })
+        let base = self.setup.ring.base();
+        let (setup, ring) = self.setup.swap(());
+        Box::new(QueueRemains { base, setup: setup.swap(ring.into()).0 })
     }
 }

@@ -35,7 +35,7 @@ use crate::blk::{self, BlkFeatures, Disk};
 use crate::memory::{Leaving, Memory, MemoryError};
 use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply};
 use crate::queue::{Poked, QueueEvent, QueueSetup};
-use crate::ring::{RingError, RingFault, SplitRing};
+use crate::ring::{AnyRing, RingError, RingFault, RingFeatures};
 
 /// What every session of one controller shares.
 pub(crate) struct Served {
@@ -82,7 +82,7 @@ pub(crate) enum Refusal {
     Size { size: u32 },
     #[error("ring flags {flags:#x} ask for what was not negotiated")]
     RingFlags { flags: u32 },
-    #[error("an available index of {base}: it has 16 bits")]
+    #[error("a ring base of {base:#x}: an index of 16 bits, or a packed ring's place and wrap counter in both halves")]
     Base { base: u32 },
     #[error("the descriptor is not an eventfd")]
     NoEventfd,
@@ -278,6 +278,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether a virtio feature was negotiated.
+    fn has(&self, feature: u64) -> bool {
+        self.features.unwrap_or(0) & feature != 0
+    }
+
     fn negotiated(&self, protocol_feature: u64) -> bool {
         self.protocol_features & protocol_feature != 0
     }
@@ -315,8 +320,10 @@ impl Session {
                 return Ok(());
             }
         };
-        let (asked, begins) = (self.vrings[at].base, ring.next_avail());
-        if asked != begins && self.complains() {
+        let begins = ring.base();
+        let asked = self.vrings[at].base.unwrap_or(begins);
+        // A packed ring begins where it is asked to.
+        if asked != begins && matches!(ring, AnyRing::Split(_)) && self.complains() {
             tracing::warn!(
                 controller = self.served.name,
                 queue = index,
@@ -349,13 +356,16 @@ impl Session {
         vring.start(&self.served.cores[core], setup).map_err(|source| End::Open { index, source })
     }
 
-    fn ring(&self, at: usize) -> Result<SplitRing, RingError> {
+    fn ring(&self, at: usize) -> Result<AnyRing, RingError> {
         let vring = &self.vrings[at];
         let size = vring.size.expect("a wanted ring has a size");
         let addresses = vring.addresses.expect("a wanted ring has a place");
-        let features = self.features.unwrap_or(0);
-        let has = |bit| features & bit != 0;
-        SplitRing::new(self.memory.map(), size, addresses, has(feature::EVENT_IDX), has(feature::INDIRECT_DESC))
+        let features = RingFeatures {
+            packed: self.has(feature::RING_PACKED),
+            event_idx: self.has(feature::EVENT_IDX),
+            indirect: self.has(feature::INDIRECT_DESC),
+        };
+        AnyRing::new(self.memory.map(), size, addresses, features, vring.base)
     }
 
     /// Serves a ring no longer, and tells its front end so.

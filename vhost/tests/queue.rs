@@ -1,6 +1,8 @@
 //! A queue served by hand: what a guest sees of its requests, honest and hostile.
 
 mod common;
+#[path = "queue/malformed_packed.rs"]
+mod malformed_packed;
 
 use std::sync::Arc;
 
@@ -8,17 +10,15 @@ use common::Bench;
 use spinel_core::mem::Region;
 use spinel_core::{Armed, OpKind};
 use spinel_sim::guest::{GUEST_BASE, GuestRequest, Layout, SimGuest};
-use spinel_vhost::{QueueEvent, RingAddresses, RingFault, SplitRing};
+use spinel_vhost::{AnyRing, QueueEvent, RingAddresses, RingFault, RingFeatures};
 use spinel_volume::{MemoryDevice, NullDevice, Shape};
 
-const LAYOUT: Layout = Layout { size: 64, event_idx: true, indirect: true, data_bytes: 65536 };
+const LAYOUT: Layout = Layout { size: 64, packed: false, event_idx: true, indirect: true, data_bytes: 65536 };
+const PACKED: Layout = Layout { packed: true, ..LAYOUT };
 
 fn layouts() -> impl Iterator<Item = Layout> {
-    [(false, false), (false, true), (true, false), (true, true)].into_iter().map(|(event_idx, indirect)| Layout {
-        event_idx,
-        indirect,
-        ..LAYOUT
-    })
+    let has = |layout: u8, bit: u8| layout & bit != 0;
+    (0..8).map(move |bits| Layout { packed: has(bits, 1), event_idx: has(bits, 2), indirect: has(bits, 4), ..LAYOUT })
 }
 
 fn shape(block_bytes: u32, block_count: u64) -> Shape {
@@ -67,7 +67,13 @@ fn what_was_written_is_read_back_in_every_layout_and_cut() {
 
 #[test]
 fn requests_that_make_no_sense_are_answered_with_an_error_and_the_queue_goes_on() {
-    let mut bench = Bench::new(memory(4096), LAYOUT);
+    for layout in [LAYOUT, PACKED] {
+        answers_what_makes_no_sense(layout);
+    }
+}
+
+fn answers_what_makes_no_sense(layout: Layout) {
+    let mut bench = Bench::new(memory(4096), layout);
     let cases = [
         ("a length that is no sector", GuestRequest::read(0, 100), 1),
         ("a length that is no block", GuestRequest::read(0, 512), 1),
@@ -91,8 +97,8 @@ fn requests_that_make_no_sense_are_answered_with_an_error_and_the_queue_goes_on(
 
 #[test]
 fn discard_and_write_zeroes_read_back_as_zeroes_and_only_there() {
-    for kind in [11, 13] {
-        let mut bench = Bench::new(memory(512), LAYOUT);
+    for (kind, layout) in [(11, LAYOUT), (13, LAYOUT), (11, PACKED), (13, PACKED)] {
+        let mut bench = Bench::new(memory(512), layout);
         let head = bench.guest.next_head().unwrap();
         bench.guest.region().write(bench.guest.data_at(head), &[7; 4096]).unwrap();
         assert_eq!(ask(&mut bench, GuestRequest::write(0, 4096)).0, 0);
@@ -205,19 +211,25 @@ fn a_table_inside_a_table_or_without_the_feature_is_refused() {
 
 #[test]
 fn a_stopped_queue_finishes_what_flies_and_says_where_to_go_on() {
-    let mut bench = Bench::new(memory(512), LAYOUT);
-    for sector in 0..5 {
-        bench.guest.post(GuestRequest::read(sector, 512));
-    }
-    bench.guest.publish();
-    bench.turn();
-    bench.guest.post(GuestRequest::read(9, 512));
-    let remains = {
+    for layout in layouts() {
+        let mut bench = Bench::new(memory(512), layout);
+        for sector in 0..5 {
+            bench.guest.post(GuestRequest::read(sector, 512));
+        }
         bench.guest.publish();
-        bench.stop()
-    };
-    assert_eq!(remains.next_avail, 5, "the sixth was not taken any more");
-    assert_eq!(std::iter::from_fn(|| bench.guest.reap()).count(), 5);
+        bench.turn();
+        bench.guest.post(GuestRequest::read(9, 512));
+        let remains = {
+            bench.guest.publish();
+            bench.stop()
+        };
+        let descriptors = if layout.indirect { 5 } else { 15 };
+        // A packed ring says the place twice, with its wrap counter.
+        let base = if layout.packed { 0x8000_8000 + 0x1_0001 * descriptors } else { 5 };
+        assert_eq!(remains.base, base, "the sixth was not taken any more");
+        assert_eq!(std::iter::from_fn(|| bench.guest.reap()).count(), 5);
+        assert_eq!(bench.guest.base(), base);
+    }
 }
 
 #[test]
@@ -235,14 +247,20 @@ fn a_core_may_sleep_only_when_the_guest_has_been_asked_to_kick() {
 }
 
 /// Puts a chain of direct descriptors into the ring by hand: address from the guest's base, length, device-writable.
-fn post_raw(bench: &mut Bench, chain: &[(u64, u64, bool)]) {
-    for (at, (address, len_bytes, writable)) in (0_u64..).zip(chain) {
-        let last = at + 1 == u64::try_from(chain.len()).unwrap();
-        let flags = u64::from(!last) | (u64::from(*writable) << 1);
-        let index = u32::try_from(at).unwrap();
-        bench.guest.descriptors.set(index, [GUEST_BASE + address, len_bytes | (flags << 32) | ((at + 1) << 48)]);
+fn post_raw(bench: &mut Bench, layout: Layout, chain: &[(u64, u32, bool)]) {
+    for (at, (address, len_bytes, writable)) in (0_u16..).zip(chain) {
+        let last = usize::from(at) + 1 == chain.len();
+        let flags = u16::from(!last) | (u16::from(*writable) << 1);
+        if layout.packed {
+            bench.guest.offer_descriptor(GUEST_BASE + address, *len_bytes, if last { 0 } else { 99 }, flags);
+        } else {
+            let rest = u64::from(*len_bytes) | (u64::from(flags) << 32) | (u64::from(at + 1) << 48);
+            bench.guest.descriptors.set(at.into(), [GUEST_BASE + address, rest]);
+        }
     }
-    bench.guest.offer(0);
+    if !layout.packed {
+        bench.guest.offer(0);
+    }
     bench.guest.publish();
     for _ in 0..5 {
         bench.turn();
@@ -252,15 +270,16 @@ fn post_raw(bench: &mut Bench, chain: &[(u64, u64, bool)]) {
 #[test]
 fn header_data_and_status_may_be_cut_and_joined_in_any_way() {
     const AT: u64 = 0x20000;
-    let cuts: [&[(u64, u64, bool)]; 5] = [
+    let cuts: [&[(u64, u32, bool)]; 5] = [
         &[(AT, 5, false), (AT + 5, 11, false), (AT + 16, 1024, false), (AT + 2000, 1, true)],
         &[(AT, 16 + 1024, false), (AT + 2000, 1, true)],
         &[(AT, 0, false), (AT, 20, false), (AT + 20, 1020, false), (AT + 1999, 2, true)],
         &[(AT, 1, false), (AT + 1, 14, false), (AT + 15, 1, false), (AT + 16, 1024, false), (AT + 1990, 10, true), (AT + 2000, 1, true)],
         &[(AT, 16, false), (AT + 16, 1024, false), (AT + 1000, 0, true), (AT + 2000, 1, true)],
     ];
-    for (case, chain) in cuts.into_iter().enumerate() {
-        let mut bench = Bench::new(memory(512), Layout { indirect: false, ..LAYOUT });
+    for (case, chain) in cuts.into_iter().chain(cuts).enumerate() {
+        let layout = Layout { indirect: false, packed: case >= cuts.len(), ..LAYOUT };
+        let mut bench = Bench::new(memory(512), layout);
         let region = Arc::clone(bench.guest.region());
         let mut message = vec![0; 2001];
         message[0] = 1;
@@ -268,7 +287,7 @@ fn header_data_and_status_may_be_cut_and_joined_in_any_way() {
         message[16..16 + 1024].fill(0xa5);
         message[2000] = 0xff;
         region.write(AT, &message).unwrap();
-        post_raw(&mut bench, chain);
+        post_raw(&mut bench, layout, chain);
         let mut status = [0xee];
         region.read(AT + 2000, &mut status).unwrap();
         assert_eq!(status, [0], "case {case}");
@@ -280,23 +299,28 @@ fn header_data_and_status_may_be_cut_and_joined_in_any_way() {
 #[test]
 fn a_read_may_share_its_last_buffer_with_the_status() {
     const AT: u64 = 0x20000;
-    let mut bench = Bench::new(memory(512), Layout { indirect: false, ..LAYOUT });
-    let region = Arc::clone(bench.guest.region());
-    region.write(AT, &[0; 16]).unwrap();
-    region.write(AT + 1000, &[0xee; 1025]).unwrap();
-    post_raw(&mut bench, &[(AT, 16, false), (AT + 1000, 400, true), (AT + 1400, 625, true)]);
-    let mut got = [1; 1025];
-    region.read(AT + 1000, &mut got).unwrap();
-    assert_eq!(got, [0; 1025], "1024 bytes of an empty disk and a status of zero");
+    for packed in [false, true] {
+        let layout = Layout { indirect: false, packed, ..LAYOUT };
+        let mut bench = Bench::new(memory(512), layout);
+        let region = Arc::clone(bench.guest.region());
+        region.write(AT, &[0; 16]).unwrap();
+        region.write(AT + 1000, &[0xee; 1025]).unwrap();
+        post_raw(&mut bench, layout, &[(AT, 16, false), (AT + 1000, 400, true), (AT + 1400, 625, true)]);
+        let mut got = [1; 1025];
+        region.read(AT + 1000, &mut got).unwrap();
+        assert_eq!(got, [0; 1025], "1024 bytes of an empty disk and a status of zero");
+    }
 }
 
 #[test]
 fn more_segments_than_were_offered_is_an_error_of_that_request_alone() {
-    let mut bench = Bench::new(memory(512), Layout { size: 256, data_bytes: 200 * 512, ..LAYOUT });
-    assert_eq!(ask(&mut bench, GuestRequest { pieces: 129, ..GuestRequest::read(0, 129 * 512) }).0, 1);
-    assert_eq!(ask(&mut bench, GuestRequest { pieces: 200, ..GuestRequest::read(0, 200 * 512) }).0, 1);
-    assert_eq!(ask(&mut bench, GuestRequest { pieces: 128, ..GuestRequest::read(0, 128 * 512) }).0, 0);
-    assert!(bench.events.try_recv().is_err());
+    for layout in layouts() {
+        let mut bench = Bench::new(memory(512), Layout { size: 256, data_bytes: 200 * 512, ..layout });
+        assert_eq!(ask(&mut bench, GuestRequest { pieces: 129, ..GuestRequest::read(0, 129 * 512) }).0, 1);
+        assert_eq!(ask(&mut bench, GuestRequest { pieces: 200, ..GuestRequest::read(0, 200 * 512) }).0, 1);
+        assert_eq!(ask(&mut bench, GuestRequest { pieces: 128, ..GuestRequest::read(0, 128 * 512) }).0, 0);
+        assert!(bench.events.try_recv().is_err());
+    }
 }
 
 #[test]
@@ -306,21 +330,25 @@ fn a_new_queue_begins_where_the_used_ring_ends_and_repeats_nothing() {
     guest.available.set(1, 9);
     guest.used.set(1, 7);
     let [descriptors, available, used] = guest.addresses();
-    let ring = SplitRing::new(&guest.map(), LAYOUT.size, RingAddresses { descriptors, available, used }, true, true).unwrap();
-    assert_eq!(ring.next_avail(), 7);
+    let addresses = RingAddresses { descriptors, available, used };
+    let features = RingFeatures { packed: false, event_idx: true, indirect: true };
+    let ring = AnyRing::new(&guest.map(), LAYOUT.size, addresses, features, None).unwrap();
+    assert_eq!(ring.base(), 7);
 }
 
 #[test]
 fn a_turn_takes_no_more_than_its_share_of_bytes() {
-    let layout = Layout { data_bytes: 1 << 20, ..LAYOUT };
-    let mut bench = Bench::new(Arc::new(NullDevice::new(shape(512, 1 << 30)).unwrap()), layout);
-    for _ in 0..64 {
-        bench.guest.post(GuestRequest::read(0, 1 << 20));
+    for layout in [LAYOUT, PACKED] {
+        let layout = Layout { data_bytes: 1 << 20, ..layout };
+        let mut bench = Bench::new(Arc::new(NullDevice::new(shape(512, 1 << 30)).unwrap()), layout);
+        for _ in 0..64 {
+            bench.guest.post(GuestRequest::read(0, 1 << 20));
+        }
+        bench.guest.publish();
+        bench.turn();
+        bench.turn();
+        let taken = std::iter::from_fn(|| bench.guest.reap()).count();
+        assert_eq!(taken, 4, "4 MiB in the first turn; the rest waits in the ring");
+        assert_eq!(bench.finish(60).len(), 60);
     }
-    bench.guest.publish();
-    bench.turn();
-    bench.turn();
-    let taken = std::iter::from_fn(|| bench.guest.reap()).count();
-    assert_eq!(taken, 4, "4 MiB in the first turn; the rest waits in the ring");
-    assert_eq!(bench.finish(60).len(), 60);
 }

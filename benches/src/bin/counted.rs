@@ -5,7 +5,7 @@ use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
@@ -15,10 +15,10 @@ use spinel_load::{Job, Length, Load, Memory, Mix, Sizes, feed};
 use spinel_reactor::Reactor;
 use spinel_sim::SimSleeper;
 use spinel_sim::guest::{GuestRequest, Layout, SimGuest};
-use spinel_vhost::{BlkFeatures, Disk, Poked, QueueEvent, QueueSetup, RingAddresses, SplitRing, recipe};
+use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueSetup, RingAddresses, RingFeatures, recipe};
 use spinel_volume::{MemoryDevice, NullDevice, Shape};
 
-const USAGE: &str = "usage: counted vhost|load null|memory read|write DEPTH REQUESTS";
+const USAGE: &str = "usage: counted vhost|packed|load null|memory read|write DEPTH REQUESTS";
 /// Bytes of each request.
 const BLOCK_BYTES: u32 = 4096;
 const DISK_BYTES: u64 = 16 << 20;
@@ -50,7 +50,7 @@ fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
         _ => return Err(USAGE.into()),
     };
     match who {
-        "vhost" => Queue::new(device)?.run(request, depth.parse()?, requests.parse()?),
+        "vhost" | "packed" => Queue::new(device, who == "packed")?.run(request, depth.parse()?, requests.parse()?),
         "load" => {
             let length = Length { requests: Some(requests.parse()?), ..Length::default() };
             let sizes = Sizes { min_bytes: BLOCK_BYTES, max_bytes: BLOCK_BYTES };
@@ -134,11 +134,12 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(device: Arc<dyn Device>) -> Result<Self, Box<dyn Error>> {
-        let layout = Layout { size: RING_SIZE, event_idx: true, indirect: true, data_bytes: BLOCK_BYTES };
+    fn new(device: Arc<dyn Device>, packed: bool) -> Result<Self, Box<dyn Error>> {
+        let layout = Layout { size: RING_SIZE, packed, event_idx: true, indirect: true, data_bytes: BLOCK_BYTES };
         let guest = SimGuest::new(Region::anonymous(SimGuest::memory_bytes(layout))?, layout);
         let [descriptors, available, used] = guest.addresses();
         let addresses = RingAddresses { descriptors, available, used };
+        let features = RingFeatures { packed, event_idx: true, indirect: true };
         let meters = Arc::new(Meters::default());
         let disk = Arc::new(Disk { serial: "disk0".to_owned(), device, meters, read_only: false });
         let event = || eventfd(0, EventfdFlags::NONBLOCK);
@@ -151,7 +152,7 @@ impl Queue {
             disk,
             features: BlkFeatures { flush: true, discard: true, write_zeroes: true },
             writeback: Arc::new(AtomicBool::new(true)),
-            ring: SplitRing::new(&guest.map(), layout.size, addresses, layout.event_idx, layout.indirect)?,
+            ring: AnyRing::new(&guest.map(), layout.size, addresses, features, None)?,
             guest: guest.map(),
             kick: Some(event()?),
             call: Some(event()?),
@@ -192,9 +193,7 @@ impl Queue {
             }
             self.ended += 1;
         }
-        // The place in the ring after which a notification is wanted (virtio 1.2, 2.7.7): one that is never reached.
-        let never = u16::try_from(self.ended % (1 << 16))?.wrapping_sub(1);
-        self.guest.available.store(2 + u32::from(RING_SIZE), never, Ordering::Relaxed);
+        self.guest.refuse_calls();
         Ok(())
     }
 }

@@ -54,14 +54,16 @@ fn mixture(number: u64) -> Asked {
     }
 }
 
-/// Runs a device in both patterns and answers how many requests that were.
+/// Runs a device in both patterns over both kinds of rings and answers how many requests that were.
 fn count(name: &str, device: &Arc<dyn Device>, spinning: u64, sleeping: u64) -> u64 {
-    for (pattern, requests) in [(Pattern::Spinning, spinning), (Pattern::Sleeping, sleeping)] {
-        let mut rig = Rig::new(Arc::clone(device), pattern);
+    let runs = [(Pattern::Spinning, spinning), (Pattern::Sleeping, sleeping)];
+    for (packed, (pattern, requests)) in runs.map(|run| [(false, run), (true, run)]).concat() {
+        let requests = requests / 2;
+        let mut rig = Rig::new(Arc::clone(device), packed, pattern);
         rig.run(WARM_UP, &mut mixture);
         let counted = rig.run(requests, &mut mixture);
-        println!("{name}, {pattern:?}, {requests} requests: {counted:?}");
-        assert_eq!(counted.allocations, 0, "{name}, {pattern:?}");
+        println!("{name}, {pattern:?}, packed {packed}, {requests} requests: {counted:?}");
+        assert_eq!(counted.allocations, 0, "{name}, {pattern:?}, packed {packed}");
         match pattern {
             Pattern::Spinning => assert_eq!(counted.sleeps, 0),
             Pattern::Sleeping => assert!(counted.sleeps > 100, "the core must have slept often for this to mean anything"),
@@ -132,7 +134,7 @@ impl Channel for LeakyChannel {
 #[test]
 fn one_allocation_in_a_thousand_requests_is_found() {
     let device = Leaky(MemoryDevice::new(Shape::new(512, SECTORS)).unwrap());
-    let mut rig = Rig::new(Arc::new(device), Pattern::Sleeping);
+    let mut rig = Rig::new(Arc::new(device), false, Pattern::Sleeping);
     rig.run(WARM_UP, &mut mixture);
     let counted = rig.run(10 * 1024, &mut |number| Asked { request: GuestRequest::read(number, 512), data: None, status: OK });
     assert_eq!(counted.allocations, 10);

@@ -11,7 +11,7 @@ use spinel_core::mem::Region;
 use spinel_core::{CoreId, Device, Meters, PollerId};
 use spinel_reactor::{Clock, Handle, Mode, PaceLimits, ReactorConfig, start};
 use spinel_sim::guest::{GuestRequest, Layout, SimGuest};
-use spinel_vhost::{BlkFeatures, Disk, Poked, QueueSetup, RingAddresses, SplitRing, recipe};
+use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueSetup, RingAddresses, RingFeatures, recipe};
 
 use crate::counting;
 
@@ -66,7 +66,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn new(device: Arc<dyn Device>, pattern: Pattern) -> Self {
+    pub(crate) fn new(device: Arc<dyn Device>, packed: bool, pattern: Pattern) -> Self {
         let reactor = start(ReactorConfig {
             core: CoreId(0),
             mode: if pattern == Pattern::Spinning { Mode::Poll } else { Mode::Adaptive },
@@ -75,13 +75,14 @@ impl Rig {
             make_core: Box::new(|id| spinel_uring::core(id, spinel_uring::Options::default())),
         })
         .unwrap();
-        let layout = Layout { size: 2 * DEPTH, event_idx: true, indirect: true, data_bytes: DATA_BYTES };
+        let layout = Layout { size: 2 * DEPTH, packed, event_idx: true, indirect: true, data_bytes: DATA_BYTES };
         let guest = SimGuest::new(Region::anonymous(SimGuest::memory_bytes(layout)).unwrap(), layout);
         // Where the kernel allows it; otherwise the path without pins is the one that is counted.
         let _ = spinel_uring::pin(guest.region());
         reactor.mailbox().map(Arc::clone(guest.region()));
         let [descriptors, available, used] = guest.addresses();
         let addresses = RingAddresses { descriptors, available, used };
+        let features = RingFeatures { packed, event_idx: true, indirect: true };
         let disk = Arc::new(Disk { serial: "disk0".to_owned(), device, meters: Arc::new(Meters::default()), read_only: false });
         let event = || eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let kick = event();
@@ -93,7 +94,7 @@ impl Rig {
             disk,
             features: BlkFeatures { flush: true, discard: true, write_zeroes: true },
             writeback: Arc::new(AtomicBool::new(true)),
-            ring: SplitRing::new(&guest.map(), layout.size, addresses, layout.event_idx, layout.indirect).unwrap(),
+            ring: AnyRing::new(&guest.map(), layout.size, addresses, features, None).unwrap(),
             guest: guest.map(),
             kick: Some(rustix::io::dup(&kick).unwrap()),
             call: Some(event()),

@@ -1,11 +1,14 @@
-//! A guest's side of a split virtqueue (virtio 1.2, 2.7), as a well-behaved block driver keeps it, in memory of its own. Knows no device.
+//! A guest's side of a virtqueue (virtio 1.2, 2.7 and 2.8), as a well-behaved block driver keeps it, in memory of its own. Knows no device.
 //!
 //! Tests, fuzzers and benchmarks drive a device's queue with it. Its raw parts are
 //! open, so that a test can also break every rule.
 
+mod packed;
+
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use packed::Packed;
 use spinel_mem::{Array, GuestMap, GuestRange, Region};
 
 /// Guest-physical address of the first byte of a simulated guest's memory.
@@ -23,6 +26,8 @@ const TABLE_AT: u64 = 64;
 pub struct Layout {
     /// Number of descriptors; a power of two.
     pub size: u16,
+    /// The ring is a packed one.
+    pub packed: bool,
     /// VIRTIO_F_EVENT_IDX was negotiated.
     pub event_idx: bool,
     /// Requests go through indirect tables.
@@ -31,20 +36,20 @@ pub struct Layout {
     pub data_bytes: u32,
 }
 
-/// A driver's side of one split virtqueue, with a data buffer for each request.
+/// A driver's side of one virtqueue, with a data buffer for each request. A request goes by its head, or its buffer id.
 #[derive(Debug)]
 pub struct SimGuest {
     layout: Layout,
     region: Arc<Region>,
     /// Where its memory begins, from [`GUEST_BASE`] and [`USER_BASE`].
     shift: u64,
-    /// flags, idx, the ring, used_event.
+    /// Split: flags, idx, the ring, used_event. Packed: place and flags of the driver's event suppression.
     pub available: Array<u16>,
-    /// flags, idx.
+    /// Split: flags, idx. Packed: place and flags of the device's event suppression.
     pub used: Array<u16>,
-    /// id and length of each element.
+    /// Split: id and length of each element.
     pub elements: Array<u32>,
-    /// The device's wish for kicks.
+    /// Split: the device's wish for kicks.
     pub avail_event: Array<u16>,
     /// The descriptor table.
     pub descriptors: Array<[u64; 2]>,
@@ -52,6 +57,7 @@ pub struct SimGuest {
     next_avail: u16,
     next_used: u16,
     kicked: u16,
+    packed: Option<Packed>,
 }
 
 /// A request as a driver sees it.
@@ -92,7 +98,7 @@ impl GuestRequest {
 /// A finished request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Finished {
-    /// The head it was posted at.
+    /// The head it was posted at, or its id.
     pub head: u16,
     /// Bytes the device says it wrote.
     pub written_bytes: u32,
@@ -146,6 +152,7 @@ impl SimGuest {
             next_avail: 0,
             next_used: 0,
             kicked: 0,
+            packed: layout.packed.then(|| Packed::new(&region, layout, [0, available_at, used_at])),
             layout,
             region,
             shift,
@@ -170,7 +177,8 @@ impl SimGuest {
         &self.region
     }
 
-    /// Front-end addresses of descriptor table, available ring and used ring.
+    /// Front-end addresses of descriptor table, available ring and used ring; of a packed ring those of its descriptors
+    /// and of the driver's and the device's event suppression.
     #[must_use]
     pub fn addresses(&self) -> [u64; 3] {
         let size = u64::from(self.layout.size);
@@ -193,10 +201,11 @@ impl SimGuest {
     /// How many more requests fit. Without indirect tables each takes three descriptors or more; then this is a floor for three.
     #[must_use]
     pub fn room(&self) -> usize {
-        if self.layout.indirect { self.free.len() } else { self.free.len() / 3 }
+        let descriptors = self.packed.as_ref().map_or(self.free.len(), Packed::room);
+        if self.layout.indirect { descriptors } else { descriptors / 3 }
     }
 
-    /// The head the next request gets, so that its data can be put in place before.
+    /// The head or id the next request gets, so that its data can be put in place before.
     #[must_use]
     pub fn next_head(&self) -> Option<u16> {
         self.free.last().copied()
@@ -217,6 +226,11 @@ impl SimGuest {
         self.region.write(meta + STATUS_AT, &[0xff]).expect("inside the region");
         let pieces = request.pieces;
         let chain = (0..pieces + 2).map(|at| self.buffer(head, request, at));
+        if self.layout.packed {
+            let chain: Vec<[u64; 2]> = chain.collect();
+            self.post_packed(head, &chain);
+            return head;
+        }
         if self.layout.indirect {
             let table: Vec<[u64; 2]> = chain.collect();
             let entries = self.region.array(meta + TABLE_AT, u32::from(pieces) + 2).expect("a table of at most 250 entries");
@@ -239,6 +253,22 @@ impl SimGuest {
         head
     }
 
+    fn post_packed(&mut self, id: u16, chain: &[[u64; 2]]) {
+        self.free.pop();
+        let packed = self.packed.as_mut().expect("the layout says so");
+        if !self.layout.indirect {
+            return packed.offer(id, chain);
+        }
+        let meta = self.meta_at(id);
+        let count = u32::try_from(chain.len()).expect("few");
+        let entries = self.region.array(meta + TABLE_AT, count).expect("a table of at most 250 entries");
+        for (at, entry) in (0..).zip(chain) {
+            entries.set(at, packed::entry(*entry));
+        }
+        let table = [GUEST_BASE + self.shift + meta + TABLE_AT, (16 * u64::from(count)) | (4 << 32)];
+        self.packed.as_mut().expect("as above").offer(id, &[table]);
+    }
+
     /// Descriptor `at` of a request without its NEXT flag: header, data in pieces, status.
     fn buffer(&self, head: u16, request: GuestRequest, at: u16) -> [u64; 2] {
         const DEVICE_WRITES: u64 = 2 << 32;
@@ -256,15 +286,26 @@ impl SimGuest {
         [GUEST_BASE + self.shift + self.data_at(head) + u64::from(from), u64::from(len_bytes) | flags]
     }
 
-    /// Puts any head into the available ring, valid or not.
+    /// Split: puts any head into the available ring, valid or not.
     pub fn offer(&mut self, head: u16) {
         let slot = u32::from(self.next_avail & (self.layout.size - 1));
         self.available.set(2 + slot, head);
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
+    /// Packed: puts any descriptor into the next slot, valid or not; the flags without those that make it available.
+    ///
+    /// # Panics
+    /// If the ring is a split one.
+    pub fn offer_descriptor(&mut self, address: u64, len_bytes: u32, id: u16, flags: u16) {
+        self.packed.as_mut().expect("a packed ring").put(address, len_bytes, id, flags);
+    }
+
     /// Makes what was posted visible. Says whether the device wants a kick for it.
     pub fn publish(&mut self) -> bool {
+        if let Some(packed) = &mut self.packed {
+            return packed.publish();
+        }
         self.available.store(1, self.next_avail, Ordering::Release);
         fence(Ordering::SeqCst);
         let old = std::mem::replace(&mut self.kicked, self.next_avail);
@@ -281,22 +322,78 @@ impl SimGuest {
     /// # Panics
     /// If the device finishes something that was never posted.
     pub fn reap(&mut self) -> Option<Finished> {
+        let (id, written_bytes) = self.peek()?;
+        let head = u16::try_from(id).expect("the device returns heads");
+        assert!(head < self.layout.size && !self.free.contains(&head), "the device finished head {head}, which was not posted");
+        let mut status = [0];
+        self.region.read(self.meta_at(head) + STATUS_AT, &mut status).expect("inside the region");
+        if let Some(packed) = &mut self.packed {
+            packed.release(head);
+            self.free.push(head);
+        } else {
+            self.next_used = self.next_used.wrapping_add(1);
+            self.release(head);
+        }
+        if self.layout.event_idx {
+            self.want_calls();
+        }
+        Some(Finished { head, written_bytes, status: status[0] })
+    }
+
+    /// What the device says of the next finished request, if there is one: its head or id, and the bytes it wrote.
+    #[must_use]
+    pub fn peek(&self) -> Option<(u32, u32)> {
+        if let Some(packed) = &self.packed {
+            return packed.peek();
+        }
         if self.used.load(1, Ordering::Acquire) == self.next_used {
             return None;
         }
         let slot = 2 * u32::from(self.next_used & (self.layout.size - 1));
-        let head = u16::try_from(self.elements.get(slot)).expect("the device returns heads");
-        assert!(head < self.layout.size && !self.free.contains(&head), "the device finished head {head}, which was not posted");
-        let written_bytes = self.elements.get(slot + 1);
-        self.next_used = self.next_used.wrapping_add(1);
-        if self.layout.event_idx {
-            self.available.store(2 + u32::from(self.layout.size), self.next_used, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
+        Some((self.elements.get(slot), self.elements.get(slot + 1)))
+    }
+
+    /// How many requests the device has finished that were not taken.
+    #[must_use]
+    pub fn finished(&self) -> u16 {
+        match &self.packed {
+            Some(packed) => packed.finished().0,
+            None => self.used.load(1, Ordering::Acquire).wrapping_sub(self.next_used),
         }
-        let mut status = [0];
-        self.region.read(self.meta_at(head) + STATUS_AT, &mut status).expect("inside the region");
-        self.release(head);
-        Some(Finished { head, written_bytes, status: status[0] })
+    }
+
+    /// Where a device goes on that has finished everything it took, as VHOST_USER_SET_VRING_BASE has it.
+    #[must_use]
+    pub fn base(&self) -> u32 {
+        match &self.packed {
+            Some(packed) => packed.finished().1,
+            None => u32::from(self.used.load(1, Ordering::Acquire)),
+        }
+    }
+
+    /// Asks to be notified of the next finished request. One that is finished already may not count.
+    pub fn want_calls(&self) {
+        match &self.packed {
+            Some(packed) => packed.want_calls(),
+            None => {
+                self.available.store(0, 0, Ordering::Relaxed);
+                if self.layout.event_idx {
+                    self.available.store(2 + u32::from(self.layout.size), self.next_used, Ordering::Relaxed);
+                }
+            }
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Asks not to be notified. With EVENT_IDX a split ring has a place for that, which the device reaches once in 65,536 requests.
+    pub fn refuse_calls(&self) {
+        match &self.packed {
+            Some(packed) => packed.refuse_calls(),
+            None if self.layout.event_idx => {
+                self.available.store(2 + u32::from(self.layout.size), self.next_used.wrapping_sub(1), Ordering::Relaxed);
+            }
+            None => self.available.store(0, 1, Ordering::Relaxed),
+        }
     }
 
     fn release(&mut self, head: u16) {

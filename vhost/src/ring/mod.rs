@@ -1,7 +1,232 @@
 //! The virtqueue as an untrusted data structure in shared memory. Knows no request.
 
+mod batch;
 mod doze;
+mod packed;
 mod split;
 
+use spinel_core::mem::{GuestMap, Look, Near, Segment};
+
+pub use packed::PackedRing;
 pub(crate) use split::{Descriptor, Usual};
 pub use split::{RingAddresses, RingError, RingFault, SplitRing};
+
+/// What a queue asks of its ring, whatever the layout. A chain goes by a number below the ring's size: its head, or its buffer id.
+pub(crate) trait Ring: Into<AnyRing> + 'static {
+    /// Number of descriptors.
+    fn size(&self) -> u16;
+
+    /// Where to go on once nothing is in flight, as VHOST_USER_GET_VRING_BASE has it.
+    fn base(&self) -> u32;
+
+    /// A segment of no bytes, where the ring lies.
+    fn nowhere(&self) -> Segment;
+
+    /// How many chains wait at most; none if it is zero.
+    fn waiting(&mut self) -> Result<u16, RingFault>;
+
+    /// Asks the processor for what the next chains, at most `count`, are made of, so that their cache lines travel together.
+    fn prefetch(&self, count: u16, guest: Near<'_>);
+
+    /// Takes the next chain, if one waits. Only as often as `waiting()` said. Answers its number, whatever the guest wrote
+    /// there. If it is below the size and not in flight, `usual` or `chain` has to follow; neither is asked for another one.
+    fn take(&mut self) -> Result<Option<u16>, RingFault>;
+
+    /// The descriptors of the chain that was taken last, and of whose number nothing is in flight, if it is a usual one. `None` if it is any other chain, or a wrong one.
+    fn usual(&mut self, head: u16, guest: impl Look) -> Option<Usual>;
+
+    /// The descriptors of the chain that was taken last, raw, each copied once; at least one, and none of them names a table.
+    fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault>;
+
+    /// Gives a finished chain back, into which at least a status was written; `publish` makes that visible.
+    fn put_used(&mut self, head: u16, written_bytes: u32);
+
+    /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
+    fn publish(&mut self) -> bool;
+
+    /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
+    fn want_kicks(&mut self) -> bool;
+
+    /// Asks the driver not to kick.
+    fn refuse_kicks(&mut self);
+}
+
+/// A ring of either layout.
+#[derive(Debug)]
+pub enum AnyRing {
+    /// Split (virtio 1.2, 2.7).
+    Split(SplitRing),
+    /// Packed (virtio 1.2, 2.8).
+    Packed(PackedRing),
+}
+
+/// The negotiated features that make a ring what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingFeatures {
+    /// VIRTIO_F_RING_PACKED.
+    pub packed: bool,
+    /// VIRTIO_F_EVENT_IDX.
+    pub event_idx: bool,
+    /// VIRTIO_F_INDIRECT_DESC.
+    pub indirect: bool,
+}
+
+impl AnyRing {
+    /// Finds a ring in guest memory. `base` is where a packed one goes on, as VHOST_USER_SET_VRING_BASE has it, if not at
+    /// its beginning; a split one knows that by itself.
+    ///
+    /// # Errors
+    /// [`RingError`] if the ring cannot be where the front end says, or not go on there.
+    pub fn new(
+        guest: &GuestMap,
+        size: u16,
+        addresses: RingAddresses,
+        features: RingFeatures,
+        base: Option<u32>,
+    ) -> Result<Self, RingError> {
+        let RingFeatures { packed, event_idx, indirect } = features;
+        if packed {
+            PackedRing::new(guest, size, addresses, base, event_idx, indirect).map(Self::Packed)
+        } else {
+            SplitRing::new(guest, size, addresses, event_idx, indirect).map(Self::Split)
+        }
+    }
+
+    /// Where to go on once nothing is in flight, as VHOST_USER_GET_VRING_BASE has it.
+    #[must_use]
+    pub fn base(&self) -> u32 {
+        match self {
+            Self::Split(ring) => ring.base(),
+            Self::Packed(ring) => ring.base(),
+        }
+    }
+}
+
+impl From<SplitRing> for AnyRing {
+    fn from(ring: SplitRing) -> Self {
+        Self::Split(ring)
+    }
+}
+
+impl From<PackedRing> for AnyRing {
+    fn from(ring: PackedRing) -> Self {
+        Self::Packed(ring)
+    }
+}
+
+impl Ring for SplitRing {
+    fn size(&self) -> u16 {
+        self.size()
+    }
+
+    fn base(&self) -> u32 {
+        u32::from(self.next_avail())
+    }
+
+    fn nowhere(&self) -> Segment {
+        self.nowhere()
+    }
+
+    #[inline(always)]
+    fn waiting(&mut self) -> Result<u16, RingFault> {
+        self.waiting()
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, count: u16, guest: Near<'_>) {
+        self.prefetch(count, guest);
+    }
+
+    #[inline(always)]
+    fn take(&mut self) -> Result<Option<u16>, RingFault> {
+        Ok(Some(SplitRing::take(self)))
+    }
+
+    #[inline(always)]
+    fn usual(&mut self, head: u16, guest: impl Look) -> Option<Usual> {
+        SplitRing::usual(self, head, guest)
+    }
+
+    #[inline(always)]
+    fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
+        self.chain(head, guest)
+    }
+
+    #[inline(always)]
+    fn put_used(&mut self, head: u16, written_bytes: u32) {
+        self.put_used(head, written_bytes);
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.publish()
+    }
+
+    fn want_kicks(&mut self) -> bool {
+        self.want_kicks()
+    }
+
+    fn refuse_kicks(&mut self) {
+        self.refuse_kicks();
+    }
+}
+
+impl Ring for PackedRing {
+    fn size(&self) -> u16 {
+        self.size()
+    }
+
+    fn base(&self) -> u32 {
+        self.base()
+    }
+
+    fn nowhere(&self) -> Segment {
+        self.nowhere()
+    }
+
+    #[inline(always)]
+    fn waiting(&mut self) -> Result<u16, RingFault> {
+        Ok(PackedRing::waiting(self))
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, count: u16, guest: Near<'_>) {
+        self.prefetch(count, guest);
+    }
+
+    #[inline(always)]
+    fn take(&mut self) -> Result<Option<u16>, RingFault> {
+        self.take()
+    }
+
+    #[inline(always)]
+    fn usual(&mut self, head: u16, guest: impl Look) -> Option<Usual> {
+        self.usual(head, guest)
+    }
+
+    #[inline(always)]
+    fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
+        self.chain(head, guest)
+    }
+
+    #[inline(always)]
+    fn put_used(&mut self, head: u16, written_bytes: u32) {
+        self.put_used(head, written_bytes);
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.publish()
+    }
+
+    fn want_kicks(&mut self) -> bool {
+        self.want_kicks()
+    }
+
+    fn refuse_kicks(&mut self) {
+        self.refuse_kicks();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,8 @@ pub enum RingError {
         /// Its address.
         address: u64,
     },
+    /// A packed ring cannot begin where VHOST_USER_SET_VRING_BASE says.
+    Base(u32),
 }
 
 impl fmt::Display for RingError {
@@ -45,6 +47,10 @@ impl fmt::Display for RingError {
             Self::Size(size) => write!(f, "a ring of {size} descriptors: the size must be a power of two up to 32768"),
             Self::Memory { part, source } => write!(f, "the ring's {part}: {source}"),
             Self::Alignment { part, address } => write!(f, "the ring's {part} at {address:#x} is not aligned"),
+            Self::Base(base) => write!(
+                f,
+                "a packed ring cannot begin at {base:#x}: both halves hold one place below the ring's size and its wrap counter (bit 15)"
+            ),
         }
     }
 }
@@ -61,10 +67,12 @@ pub enum RingFault {
         /// The index we were at.
         expected_from: u16,
     },
-    /// A chain starts at, or goes on to, a descriptor outside its table.
+    /// A chain starts at, or goes on to, a descriptor outside its table, or has a buffer id outside a packed ring.
     DescriptorIndex(u16),
-    /// A head was offered again while its request is still in flight.
+    /// A head, or a packed ring's buffer id, was offered again while its request is still in flight.
     HeadInFlight(u16),
+    /// A packed ring's buffer lies in descriptors that are still in use.
+    Overrun(u16),
     /// A chain has more descriptors than the ring, or loops.
     ChainTooLong(u16),
     /// An indirect table of a bad length, nested, or not negotiated.
@@ -87,8 +95,9 @@ impl fmt::Display for RingFault {
             Self::AvailableIndex { published, expected_from } => {
                 write!(f, "the available index jumped from {expected_from} to {published}, further than the ring is long")
             }
-            Self::DescriptorIndex(index) => write!(f, "descriptor {index} is outside its table"),
-            Self::HeadInFlight(head) => write!(f, "descriptor {head} was offered again while its request is in flight"),
+            Self::DescriptorIndex(index) => write!(f, "descriptor or buffer id {index} is outside its table"),
+            Self::HeadInFlight(head) => write!(f, "chain {head} was offered again while its request is in flight"),
+            Self::Overrun(id) => write!(f, "chain {id} goes on into descriptors that are in use"),
             Self::ChainTooLong(head) => write!(f, "the chain at descriptor {head} is longer than the ring, or loops"),
             Self::Indirect(head) => {
                 write!(f, "the indirect table of descriptor {head} is empty, ragged, too long, nested or not negotiated")
@@ -103,20 +112,40 @@ impl fmt::Display for RingFault {
 }
 
 /// Descriptor flag: the chain goes on at `next` (virtio 1.2, 2.7.5).
-const NEXT: u16 = 1;
+pub(super) const NEXT: u16 = 1;
 /// Descriptor flag: the device may write.
-const WRITE: u16 = 2;
+pub(super) const WRITE: u16 = 2;
 /// Descriptor flag: the buffer is a table of descriptors (virtio 1.2, 2.7.5.3).
-const INDIRECT: u16 = 4;
+pub(super) const INDIRECT: u16 = 4;
 /// Both rings' flag that asks the other side not to notify (virtio 1.2, 2.7.6 and 2.7.8).
 const NO_NOTIFICATION: u16 = 1;
 
 /// Most entries of an indirect table: what the largest queue of any current driver needs.
-const TABLE_MAX: u32 = 1024;
-const DESCRIPTOR_BYTES: u32 = 16;
+pub(super) const TABLE_MAX: u32 = 1024;
+pub(super) const DESCRIPTOR_BYTES: u32 = 16;
 
-/// A chain of header, one buffer and status, as nearly every request is one: its three descriptors, raw.
-pub(crate) type Usual = [[u64; 2]; 3];
+/// A chain of 16 readable bytes of header, one buffer and one writable byte of status, as nearly every request is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Usual {
+    /// Guest-physical addresses of header, buffer and status.
+    pub(crate) header: u64,
+    pub(crate) data: u64,
+    pub(crate) status: u64,
+    /// Length of the buffer in bytes, and whether the device writes it.
+    pub(crate) len_bytes: u32,
+    pub(crate) writable: bool,
+}
+
+impl Usual {
+    /// The chain of three descriptors whose kind is known, in the machine's own byte order.
+    #[inline(always)]
+    pub(super) fn of([header, data, status]: [[u64; 2]; 3]) -> Self {
+        let [data, word] = data;
+        let [a, b, c, d, ..] = word.to_le_bytes();
+        let len_bytes = u32::from_le_bytes([a, b, c, d]);
+        Self { header: header[0], data, status: status[0], len_bytes, writable: word >> 32 & u64::from(WRITE) != 0 }
+    }
+}
 
 /// What the second words of an indirect descriptor of a usual chain, and of the header's and the status's, hold besides `next`.
 const USUAL_TABLE: u64 = 3 * DESCRIPTOR_BYTES as u64 + ((INDIRECT as u64) << 32);
@@ -130,12 +159,6 @@ const LEN_AND_FLAGS: u64 = (1 << 48) - 1;
 pub(crate) struct Descriptor(pub(crate) [u64; 2]);
 
 impl Descriptor {
-    /// The descriptor of two words in the machine's own byte order.
-    #[inline(always)]
-    pub(crate) fn of_words(words: [u64; 2]) -> Self {
-        Self(words.map(u64::to_le))
-    }
-
     /// Guest-physical address of the buffer.
     #[inline]
     pub(crate) fn address(self) -> u64 {
@@ -212,18 +235,18 @@ pub struct SplitRing {
     chain: Vec<[u64; 2]>,
 }
 
-fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32) -> Result<Array<T>, RingError> {
+pub(super) fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32) -> Result<Array<T>, RingError> {
     let len_bytes = u64::from(count) * u64::try_from(size_of::<T>()).expect("a size fits 64 bits");
     let (region, offset) = guest.user(address, len_bytes).map_err(|source| RingError::Memory { part, source })?;
     region.array(offset, count).map_err(|_| RingError::Alignment { part, address })
 }
 
 /// The same of an array whose length is the ring's.
-fn wrapping<T: Plain>(guest: &GuestMap, name: &'static str, address: u64, count: u32) -> Result<Wrapping<T>, RingError> {
+pub(super) fn wrapping<T: Plain>(guest: &GuestMap, name: &'static str, address: u64, count: u32) -> Result<Wrapping<T>, RingError> {
     Ok(Wrapping::of(part(guest, name, address, count)?).expect("a ring's size was checked to be a power of two"))
 }
 
-fn aligned(part: &'static str, address: u64, to: u64) -> Result<(), RingError> {
+pub(super) fn aligned(part: &'static str, address: u64, to: u64) -> Result<(), RingError> {
     if address.is_multiple_of(to) { Ok(()) } else { Err(RingError::Alignment { part, address }) }
 }
 
@@ -342,7 +365,7 @@ impl SplitRing {
         if first[1] & LEN_AND_FLAGS == self.usual_table {
             let [a, header, b, data, c, status] = guest.words::<6>(first[0])?;
             let in_sequence = header == USUAL_HEADER | 1 << 48 && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT) | 2 << 16;
-            return (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some([[a, header], [b, data], [c, status]]);
+            return (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some(Usual::of([[a, header], [b, data], [c, status]]));
         }
         self.usual_in_ring(first)
     }
@@ -354,7 +377,7 @@ impl SplitRing {
         let chain = [first, second, self.linked(second)?];
         let [header, data, status] = chain.map(|descriptor| descriptor[1] & LEN_AND_FLAGS);
         let ordinary = header == USUAL_HEADER && status == USUAL_STATUS && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT);
-        ordinary.then_some(chain)
+        ordinary.then_some(Usual::of(chain))
     }
 
     /// The descriptor that another one names as the next.
@@ -495,6 +518,3 @@ fn in_sequence(table: &[[u64; 2]]) -> bool {
         !descriptor.has(INDIRECT) && descriptor.next() == next
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,9 +8,11 @@ pub(crate) const EVENT_IDX: u64 = 1 << 29;
 pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// The device follows virtio 1 (virtio 1.2, 6: VIRTIO_F_VERSION_1).
 pub(crate) const VERSION_1: u64 = 1 << 32;
+/// The ring is one array that both sides write (virtio 1.2, 6: VIRTIO_F_RING_PACKED).
+pub(crate) const RING_PACKED: u64 = 1 << 34;
 
 /// What every disk offers besides its own features.
-pub(crate) const OFFERED: u64 = INDIRECT_DESC | EVENT_IDX | PROTOCOL_FEATURES | VERSION_1;
+pub(crate) const OFFERED: u64 = INDIRECT_DESC | EVENT_IDX | PROTOCOL_FEATURES | VERSION_1 | RING_PACKED;
 
 /// Protocol features (`VHOST_USER_PROTOCOL_F_*`).
 pub(crate) mod protocol {

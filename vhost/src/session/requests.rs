@@ -12,10 +12,11 @@ use super::{Outcome, Refusal, Session, Trouble, signal};
 use crate::blk;
 use crate::memory::SLOTS_MAX;
 use crate::message::{CONFIG_BYTES_MAX, Request, RingFd};
+use crate::ring::PackedRing;
 
 /// SET_CONFIG's flag for live migration, when read-only fields are written too.
 const CONFIG_MIGRATION: u32 = 1;
-/// Most descriptors of a split ring (virtio 1.2, 2.7).
+/// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8).
 const RING_SIZE_MAX: u32 = 32768;
 
 impl Session {
@@ -76,16 +77,21 @@ impl Session {
             }
             Request::SetRingBase { index, base } => {
                 let at = self.at(index)?;
-                let base = u16::try_from(base).map_err(|_| Refusal::Base { base })?;
+                let fits = if self.has(feature::RING_PACKED) { PackedRing::is_base(base) } else { base <= u32::from(u16::MAX) };
+                if !fits {
+                    return Err(Refusal::Base { base }.into());
+                }
                 self.halt(at)?;
-                self.vrings[at].base = base;
+                self.vrings[at].base = Some(base);
+                self.vrings[at].moved();
             }
             Request::GetRingBase { index } => {
                 let at = self.at(index)?;
                 self.halt(at)?;
                 let vring = &mut self.vrings[at];
                 (vring.started, vring.kick, vring.bar) = (false, None, None);
-                return Ok(state(index, u32::from(vring.base)));
+                let base = vring.base;
+                return Ok(state(index, base.unwrap_or_else(|| self.beginning())));
             }
             Request::EnableRing { index, enable } => {
                 let at = self.at(index)?;
@@ -125,6 +131,11 @@ impl Session {
     fn at_eventfd(&self, index: u32, fd: Option<&OwnedFd>) -> Result<usize, Refusal> {
         let at = self.at(index)?;
         if fd.is_none_or(is_eventfd) { Ok(at) } else { Err(Refusal::NoEventfd) }
+    }
+
+    /// Where a ring begins that was never served.
+    fn beginning(&self) -> u32 {
+        if self.has(feature::RING_PACKED) { PackedRing::BEGINNING } else { 0 }
     }
 
     fn set_features(&mut self, bits: u64) -> Result<(), Trouble> {
@@ -171,7 +182,7 @@ impl Session {
         self.disable_all()?;
         for vring in &mut self.vrings {
             (vring.started, vring.kick, vring.bar) = (false, None, None);
-            (vring.size, vring.addresses, vring.base) = (None, None, 0);
+            (vring.size, vring.addresses, vring.base) = (None, None, None);
         }
         (self.features, self.status) = (None, 0);
         self.cache_wanted = self.served.disk.device.geometry().write_cache;

@@ -58,8 +58,8 @@ pub(crate) struct Vring {
     pub(crate) size: Option<u16>,
     /// Where it lies, once known.
     pub(crate) addresses: Option<RingAddresses>,
-    /// The next available index, as long as no queue runs.
-    pub(crate) base: u16,
+    /// Where it goes on, as VHOST_USER_SET_VRING_BASE and GET_VRING_BASE have it, as long as no queue runs. None at its beginning.
+    pub(crate) base: Option<u32>,
     /// Between SET_VRING_KICK and GET_VRING_BASE.
     pub(crate) started: bool,
     /// Wakes us; none while the guest is polled for.
@@ -130,8 +130,8 @@ impl Vring {
     /// Waits until nothing of it flies any more, and remembers where to go on.
     pub(crate) fn finish_stop(&mut self, disk: &Disk, deadline: Deadline) -> Result<(), Hung> {
         let Service::Draining(draining) = &self.service else { return Ok(()) };
-        if let Some(next_avail) = draining.finish(disk, deadline)? {
-            self.base = next_avail;
+        if let Some(base) = draining.finish(disk, deadline)? {
+            self.base = Some(base);
         }
         self.service = Service::Idle;
         Ok(())
@@ -158,8 +158,8 @@ impl Draining {
         self.meter.in_flight()
     }
 
-    /// Waits for the queue's end. The next available index, unless the whole core has quit, and the queue with it.
-    pub(crate) fn finish(&self, disk: &Disk, deadline: Deadline) -> Result<Option<u16>, Hung> {
+    /// Waits for the queue's end. Where its ring goes on, unless the whole core has quit, and the queue with it.
+    pub(crate) fn finish(&self, disk: &Disk, deadline: Deadline) -> Result<Option<u32>, Hung> {
         let remains = match deadline.receive(&self.remains) {
             Ok(remains) => Some(remains),
             Err(RecvTimeoutError::Disconnected) => None,
@@ -167,6 +167,6 @@ impl Draining {
         };
         disk.meters.end(&self.meter);
         // Dropped here, off the core, and with it this queue's hold on the guest's memory.
-        Ok(remains.map(|remains| remains.downcast::<QueueRemains>().expect("a queue's remains").next_avail))
+        Ok(remains.map(|remains| remains.downcast::<QueueRemains>().expect("a queue's remains").base))
     }
 }

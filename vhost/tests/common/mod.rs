@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use spinel_core::mem::Region;
 use spinel_core::{Core, CoreId, Device, Instant, Meters, Poller, Progress, Sleeper, Watch};
 use spinel_sim::guest::{Finished, Layout, SimGuest};
-use spinel_vhost::{BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, RingAddresses, SplitRing, recipe};
+use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, RingAddresses, RingFeatures, recipe};
 
 struct NeverSleeps;
 
@@ -48,8 +48,9 @@ impl Bench {
         let disk = Arc::new(Disk { serial: "disk0".to_owned(), device, meters, read_only });
         let [descriptors, available, used] = guest.addresses();
         let addresses = RingAddresses { descriptors, available, used };
+        let Layout { size, packed, event_idx, indirect, .. } = layout;
         let map = guest.map();
-        let ring = SplitRing::new(&map, layout.size, addresses, layout.event_idx, layout.indirect).unwrap();
+        let ring = AnyRing::new(&map, size, addresses, RingFeatures { packed, event_idx, indirect }, None).unwrap();
         let (report, events) = unbounded();
         let (_, calls) = unbounded();
         let setup = QueueSetup {

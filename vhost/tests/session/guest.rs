@@ -9,11 +9,14 @@ use spinel_core::mem::Region;
 use spinel_sim::guest::{Finished, GUEST_BASE, GuestRequest, Layout, SimGuest, USER_BASE};
 
 use crate::client::*;
-use crate::host;
+use crate::{PACKED, host};
 
 /// Rings of 128 entries through indirect tables, with 4 KiB per request.
-pub(crate) const LAYOUT: Layout = Layout { size: 128, event_idx: true, indirect: true, data_bytes: 4096 };
-pub(crate) const FEATURES: u64 = FLUSH | CONFIG_WCE | INDIRECT | EVENT_IDX | PROTOCOL_FEATURES | VERSION_1;
+pub(crate) const LAYOUT: Layout = Layout { size: 128, packed: PACKED, event_idx: true, indirect: true, data_bytes: 4096 };
+pub(crate) const FEATURES: u64 =
+    FLUSH | CONFIG_WCE | INDIRECT | EVENT_IDX | PROTOCOL_FEATURES | VERSION_1 | if PACKED { RING_PACKED } else { 0 };
+/// Where a new ring begins: its index, or twice its place and wrap counter.
+pub(crate) const BEGINNING: u32 = if PACKED { 0x8000_8000 } else { 0 };
 
 /// Memory, rings and eventfds of a virtual machine.
 pub(crate) struct Guest {
@@ -145,7 +148,7 @@ impl Guest {
         let number = longs(&[u64::from(index)]);
         vec![
             Packet::new(SET_VRING_NUM, words(&[index, u32::from(LAYOUT.size)]), &[]),
-            Packet::new(SET_VRING_BASE, words(&[index, 0]), &[]),
+            Packet::new(SET_VRING_BASE, words(&[index, BEGINNING]), &[]),
             Packet::new(SET_VRING_ADDR, address, &[]),
             Packet::new(SET_VRING_CALL, number.clone(), &[&queue.call]),
             Packet::new(SET_VRING_ERR, number.clone(), &[&queue.error]),

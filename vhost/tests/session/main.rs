@@ -1,4 +1,5 @@
 //! Sessions over real sockets and reactors, with clients that speak the raw protocol: honest, hostile and dying.
+//! Their rings are split; `session_packed.rs` runs the same with packed ones.
 
 mod client;
 mod guest;
@@ -11,3 +12,6 @@ mod notices;
 mod rings;
 mod rust_vmm;
 mod teardown;
+
+/// Whether the guests' rings are packed.
+const PACKED: bool = false;

@@ -24,10 +24,10 @@ fn what_is_offered_is_what_is_served() {
     let served = host.serve_with(memory_disk(), Options { queues_max: 64, ..Options::default() });
     let mut client = Client::connect(&served.path);
     let features = client.ask_number(GET_FEATURES);
-    for bit in [1, 2, 6, 9, 10, 11, 12, 13, 14, 28, 29, 30, 32] {
+    for bit in [1, 2, 6, 9, 10, 11, 12, 13, 14, 28, 29, 30, 32, 34] {
         assert!(features & (1 << bit) != 0, "feature bit {bit}");
     }
-    for bit in [5, 26, 33, 34, 40] {
+    for bit in [5, 26, 33, 35, 40] {
         assert!(features & (1 << bit) == 0, "feature bit {bit} is promised and not kept");
     }
     assert_eq!(client.ask_number(GET_PROTOCOL_FEATURES), PROTOCOL_ALL);
@@ -44,7 +44,7 @@ fn what_is_offered_is_what_is_served() {
 fn bits_that_were_never_offered_are_refused_and_change_nothing() {
     let host = Host::new();
     let served = host.serve(memory_disk());
-    for (code, bits) in [(SET_FEATURES, 1 << 34), (SET_FEATURES, 1 << 26 | VERSION_1), (SET_PROTOCOL_FEATURES, 1 << 12)] {
+    for (code, bits) in [(SET_FEATURES, 1 << 35), (SET_FEATURES, 1 << 26 | VERSION_1), (SET_PROTOCOL_FEATURES, 1 << 12)] {
         let client = Client::connect(&served.path);
         client.send_packet(&Packet::new(code, longs(&[bits]), &[]), PLAIN);
         client.wait_closed();
@@ -221,10 +221,11 @@ fn a_reset_stops_the_queues_and_forgets_what_was_negotiated_but_not_the_memory()
         assert_eq!((info.features, info.status, info.queues.len(), info.memory.len()), (0, 0, 0, 1));
         assert_eq!(info.protocol_features, PROTOCOL_ALL, "what belongs to the connection stays");
         // The ring goes on where it was, once it is set up again.
+        let base = guest.queues[0].ring.base();
         client.tell(SET_FEATURES, &longs(&[FEATURES]), &[]);
         for packet in guest.ring_packets(0) {
             let fds: Vec<_> = packet.fds.iter().collect();
-            let body = if packet.code == SET_VRING_BASE { words(&[0, 2]) } else { packet.body.clone() };
+            let body = if packet.code == SET_VRING_BASE { words(&[0, base]) } else { packet.body.clone() };
             client.tell(packet.code, &body, &fds);
         }
         guest.queues[0].check(16, 2);

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use spinel_core::mem::{GuestRange, Region};
@@ -11,14 +10,12 @@ use spinel_vhost::RingAddresses;
 
 use crate::failure::Failure;
 
-/// In the available ring's flags: the driver does not want to be notified (virtio 1.2, 2.7.6.1).
-const NO_INTERRUPT: u16 = 1;
 /// Most pieces that the data of a request is cut into.
 const PIECES_MAX: usize = 7;
 
 /// A queue as its driver sees it. `F` is what it remembers of a request in flight.
 ///
-/// All counts are indexes as virtio has them: they go on for ever and wrap at 65,536.
+/// All counts are like the indexes of split rings: they go on for ever and wrap at 65,536.
 pub(crate) struct Driver<F> {
     pub(crate) layout: Layout,
     ring: SimGuest,
@@ -27,9 +24,9 @@ pub(crate) struct Driver<F> {
     /// The eventfds that it may be notified by; the last is the current one.
     calls: Vec<OwnedFd>,
     kick_owed: bool,
-    /// It is never notified, and looks into the used ring all the time.
+    /// It is never notified, and looks for used chains all the time.
     polls: bool,
-    /// Looks into the used ring by itself; otherwise only after a notification.
+    /// Looks for used chains by itself; otherwise only after a notification.
     awake: bool,
     flights: Vec<Option<F>>,
     posted: u16,
@@ -158,7 +155,7 @@ impl<F> Driver<F> {
         }
         self.awake = true;
         if refuse_more && !self.layout.event_idx {
-            self.ring.available.store(0, NO_INTERRUPT, Ordering::Relaxed);
+            self.ring.refuse_calls();
         }
         true
     }
@@ -173,7 +170,7 @@ impl<F> Driver<F> {
         if self.polls {
             return false;
         }
-        self.ring.available.store(0, 0, Ordering::SeqCst);
+        self.ring.want_calls();
         // An old notification must not stand in for one that is missing later.
         self.hush();
         self.awake = self.used_index() != self.reaped;
@@ -181,15 +178,12 @@ impl<F> Driver<F> {
     }
 
     fn used_index(&self) -> u16 {
-        self.ring.used.load(1, Ordering::Acquire)
+        self.reaped.wrapping_add(self.ring.finished())
     }
 
     /// Takes the next finished request, what was remembered of it, and what its buffer holds.
     pub(crate) fn reap(&mut self, queue: usize) -> Result<Option<(Finished, F, Vec<u8>)>, Failure> {
-        if self.used_index() == self.reaped {
-            return Ok(None);
-        }
-        let head = self.ring.elements.get(2 * u32::from(self.reaped & (self.layout.size - 1)));
+        let Some((head, _)) = self.ring.peek() else { return Ok(None) };
         let flight = self.flights.get_mut(usize::try_from(head).expect("32 bits")).and_then(Option::take);
         let flight = flight.ok_or(Failure::Unposted { queue, head })?;
         let finished = self.ring.reap().expect("the index says so");
@@ -204,7 +198,12 @@ impl<F> Driver<F> {
         self.flights.get_mut(usize::try_from(head).ok()?)?.as_mut()
     }
 
-    /// The index that the next request gets in the available ring.
+    /// Where a queue goes on that has finished everything it took, as VHOST_USER_GET_VRING_BASE has it.
+    pub(crate) fn base(&self) -> u32 {
+        self.ring.base()
+    }
+
+    /// The index that the next request gets.
     pub(crate) fn next_index(&self) -> u16 {
         self.posted
     }

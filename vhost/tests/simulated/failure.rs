@@ -32,8 +32,8 @@ pub(crate) enum Failure {
     Misnamed { queue: usize },
     /// The queue says that the driver broke the ring's rules.
     Fault { queue: usize, fault: RingFault },
-    /// A stopped queue's next available index is not the number of chains it has taken.
-    WrongBase { queue: usize, says: u16, taken: u16 },
+    /// A stopped queue wants to go on in another place than behind the chains it has taken.
+    WrongBase { queue: usize, says: u32, taken: u32 },
     /// A queue that was told to stop went on to take chains.
     TookMore { queue: usize },
     /// A queue was given up while requests of it were with the device.
@@ -63,7 +63,7 @@ impl fmt::Display for Failure {
             }
             Self::Misnamed { queue } => write!(f, "queue {queue} says another name"),
             Self::Fault { queue, fault } => write!(f, "queue {queue} accuses its driver: {fault}"),
-            Self::WrongBase { queue, says, taken } => write!(f, "queue {queue} stopped at {says} and has taken {taken}"),
+            Self::WrongBase { queue, says, taken } => write!(f, "queue {queue} stopped at {says:#x} and has taken all up to {taken:#x}"),
             Self::TookMore { queue } => write!(f, "queue {queue} was told to stop and took more"),
             Self::StoppedInFlight { queue, in_flight } => write!(f, "queue {queue} is gone and {in_flight} requests of it fly"),
             Self::Miscounted { queue, metered, seen } => {

@@ -61,7 +61,7 @@ fn the_same_seed_gives_the_same_run_and_everything_does_happen() {
         assert!(count >= least, "only {count} {what}");
     }
     let layouts: std::collections::BTreeSet<_> = outcomes.iter().flat_map(|run| &run.tally.layouts).collect();
-    assert_eq!(layouts.len(), 8, "EVENT_IDX x indirect x block size: {layouts:?}");
+    assert_eq!(layouts.len(), 16, "packed x EVENT_IDX x indirect x block size: {layouts:?}");
 }
 
 /// The first seed with which something wrong is found, as one that `is_its_kind`.

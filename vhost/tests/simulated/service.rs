@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use spinel_core::{Command, Core, Device, Meters, OpenError, PollerId, Recipe, Remains};
-use spinel_vhost::{BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, SplitRing, recipe};
+use spinel_sim::guest::Layout;
+use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, RingFeatures, recipe};
 
 use crate::driver::new_eventfd;
 use crate::failure::Failure;
@@ -52,12 +53,12 @@ pub(crate) struct Service {
     pub(crate) starts: u64,
 }
 
-/// A ring that goes on where the guest's memory says.
-fn ring(guest: &Guest, queue: usize) -> SplitRing {
+/// A ring that goes on where the guest's memory says, or at `base` if that says nothing.
+fn ring(guest: &Guest, queue: usize, base: Option<u32>) -> AnyRing {
     let driver = &guest.drivers[queue];
-    let layout = driver.layout;
-    SplitRing::new(&guest.map(), layout.size, driver.addresses(), layout.event_idx, layout.indirect)
-        .expect("the ring lies in the guest's memory")
+    let Layout { size, packed, event_idx, indirect, .. } = driver.layout;
+    let features = RingFeatures { packed, event_idx, indirect };
+    AnyRing::new(&guest.map(), size, driver.addresses(), features, base).expect("the ring lies in the guest's memory")
 }
 
 impl Service {
@@ -74,7 +75,7 @@ impl Service {
             disk,
             features: BlkFeatures { flush: true, discard: true, write_zeroes: true },
             writeback: Arc::clone(&guest.writeback),
-            ring: ring(guest, queue),
+            ring: ring(guest, queue, None),
             guest: guest.map(),
             kick: terms.kicks.then(|| driver.kick_end()),
             call: (terms.calls && plant != Some(Plant::NeverCalls)).then(|| driver.call_end()),
@@ -107,9 +108,9 @@ impl Service {
     pub(crate) fn start(&mut self, core: usize, cores: &[SimCore], guest: &mut Guest, anew: bool) {
         let Place::Parked(mut setup) = std::mem::replace(&mut self.place, Place::Nowhere) else { panic!("only what is parked is started") };
         if anew {
-            let next_avail = setup.ring.next_avail();
-            setup.ring = ring(guest, self.queue);
-            assert_eq!(setup.ring.next_avail(), next_avail, "nothing flies, so everything taken is in the used ring");
+            let base = setup.ring.base();
+            setup.ring = ring(guest, self.queue, Some(base));
+            assert_eq!(setup.ring.base(), base, "nothing flies, so everything taken is used");
             // A session makes new descriptors; the old ones are closed, and nobody may watch them any more.
             let driver = &guest.drivers[self.queue];
             setup.kick = setup.kick.as_ref().map(|_| driver.kick_end());
@@ -177,7 +178,7 @@ impl Service {
                 let Ok(remains) = remains.try_recv() else { return Ok(false) };
                 let remains = *remains.downcast::<QueueRemains>().expect("a queue's remains");
                 self.check(&remains, guest)?;
-                guest.note("parked", self.queue, &[u64::from(remains.next_avail)]);
+                guest.note("parked", self.queue, &[u64::from(remains.base)]);
                 self.place = Place::Parked(Box::new(remains.setup));
             }
             _ => return Ok(false),
@@ -191,8 +192,8 @@ impl Service {
         if driver.in_flight() > 0 {
             return Err(Failure::StoppedInFlight { queue, in_flight: driver.in_flight() });
         }
-        if remains.next_avail != driver.taken() {
-            return Err(Failure::WrongBase { queue, says: remains.next_avail, taken: driver.taken() });
+        if remains.base != driver.base() {
+            return Err(Failure::WrongBase { queue, says: remains.base, taken: driver.base() });
         }
         Ok(())
     }

@@ -38,8 +38,8 @@ pub(crate) struct Tally {
     pub(crate) waits_for_room: u64,
     /// Hung requests were let go.
     pub(crate) releases: u64,
-    /// EVENT_IDX, indirect tables, bytes of a block.
-    pub(crate) layouts: BTreeSet<(bool, bool, u32)>,
+    /// Packed, EVENT_IDX, indirect tables, bytes of a block.
+    pub(crate) layouts: BTreeSet<(bool, bool, bool, u32)>,
 }
 
 /// What a run that ended well has shown.
@@ -164,8 +164,13 @@ impl<'a> Life<'a> {
         options: Options,
         idle: bool,
     ) -> Self {
-        let layout =
-            Layout { size: *prng.pick(&[4, 8, 16, 32]), event_idx: prng.one_in(2), indirect: prng.one_in(2), data_bytes: DATA_BYTES };
+        let layout = Layout {
+            size: *prng.pick(&[4, 8, 16, 32]),
+            packed: prng.one_in(2),
+            event_idx: prng.one_in(2),
+            indirect: prng.one_in(2),
+            data_bytes: DATA_BYTES,
+        };
         let habits = Habits {
             queues: prng.index(2) + 1,
             writeback: prng.one_in(2),
@@ -173,7 +178,7 @@ impl<'a> Life<'a> {
             requests: if idle { 0 } else { 30 + prng.below(60) },
             posts_one_in: *prng.pick(&[1, 3, 20]),
         };
-        tally.layouts.insert((layout.event_idx, layout.indirect, pile.top.geometry().block_bytes));
+        tally.layouts.insert((layout.packed, layout.event_idx, layout.indirect, pile.top.geometry().block_bytes));
         let terms = Terms { kicks: !prng.one_in(8), calls: !habits.polls };
         let depth_max = if prng.one_in(4) { 2 } else { layout.size };
         let cores: Vec<SimCore> = (0..).take(CORES).map(|id| SimCore::new(CoreId(id))).collect();

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use spinel_control::RpcError;
-use spinel_control::params::{self, Inert};
+use spinel_control::params;
 use spinel_reactor::Handle;
 use spinel_vhost::{ControllerInfo, ControllerState, SessionInfo};
 
@@ -15,8 +15,6 @@ use crate::served::{Offer, Served, TRANSPORT};
 
 /// The longest name of a controller, in bytes: its socket's path has to fit into 107 with the folder.
 const NAME_BYTES_MAX: usize = 63;
-
-const INERT: &[Inert] = &[Inert::flag("packed_ring", false)];
 
 fn check_name(name: &str) -> Result<(), RpcError> {
     let fits = !name.is_empty() && name.len() <= NAME_BYTES_MAX && name != "." && name != "..";
@@ -42,8 +40,11 @@ pub(super) fn create(engine: &Engine, params: Option<&Value>) -> Answer {
         cpumask: Option<String>,
         #[serde(default)]
         transport: Option<String>,
+        /// Either is true: packed rings are offered to everybody, and whoever wants split ones gets them.
+        #[serde(default, rename = "packed_ring")]
+        _packed_ring: Option<bool>,
     }
-    let Create { ctrlr, dev_name, readonly, cpumask, transport } = params::parse_beside(params, INERT)?;
+    let Create { ctrlr, dev_name, readonly, cpumask, transport, .. } = params::parse(params)?;
     check_name(&ctrlr)?;
     check_transport("transport", transport.as_deref().unwrap_or(TRANSPORT))?;
     let all = engine.cores();

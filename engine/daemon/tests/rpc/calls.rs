@@ -128,7 +128,7 @@ fn layers_are_stacked_changed_and_taken_down_from_the_top() {
 fn controllers_are_made_shown_and_deleted() {
     let daemon = Daemon::start();
     daemon.done("bdev_null_create", json!({"name": "n", "block_size": 512, "num_blocks": 2048}));
-    let create = json!({"ctrlr": "vm0", "dev_name": "n", "readonly": true, "packed_ring": false, "transport": "vhost_user_blk"});
+    let create = json!({"ctrlr": "vm0", "dev_name": "n", "readonly": true, "packed_ring": true, "transport": "vhost_user_blk"});
     assert_eq!(daemon.done("vhost_create_blk_controller", create), true);
     assert_eq!(daemon.done("vhost_create_blk_controller", json!({"ctrlr": "vm1", "dev_name": "n"})), true);
     let coalescing = json!({"ctrlr": "vm0", "delay_base_us": 0, "iops_threshold": 60000});

@@ -184,7 +184,7 @@ fn controllers_stay_in_their_folder_and_on_the_daemons_cores() {
     cases.push((-32602, "vhost_create_blk_controller", create(json!({"cpumask": "[1000]"})), &["cpumask", "[1000]", "runs on"]));
     cases.push((-32602, "vhost_create_blk_controller", create(json!({"cpumask": "x"})), &["cpumask", "0x6"]));
     cases.push((-32602, "vhost_create_blk_controller", create(json!({"transport": "vfio_user"})), &["transport", "vhost_user_blk"]));
-    cases.push((-32602, "vhost_create_blk_controller", create(json!({"packed_ring": true})), &["packed_ring", "false"]));
+    cases.push((-32602, "vhost_create_blk_controller", create(json!({"packed_ring": "on"})), &["packed_ring", "on"]));
     cases.push((-32602, "virtio_blk_create_transport", json!({"name": "vfio_user"}), &["vhost_user_blk"]));
     check(&cases);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use spinel_vhost_driver::{ConnectError, Options, VhostDisk};
 
 use crate::host::{Host, deserted, memory};
+use crate::packed_server::{FEATURES, serve_offering};
 
 /// Why it could not be connected, without the socket's path.
 fn refusal(socket: &Path, options: Options) -> String {
@@ -94,7 +95,10 @@ fn a_server_that_lacks_what_is_asked_for() {
     let _controller = host.serve(memory(), 2);
     let plain = Options::default();
     let socket = host.socket();
-    assert_eq!(refusal(&socket, Options { packed: true, ..plain }), "the server serves split rings only, leave out packed");
+    let split_only = serve_offering(&host.path("split"), 4096, FEATURES & !(1 << 34));
+    let packed = Options { packed: true, ..plain };
+    assert_eq!(refusal(&host.path("split"), packed), "the server serves split rings only, leave out packed");
+    split_only.join().unwrap();
     assert_eq!(refusal(&socket, Options { queues: 3, ..plain }), "3 queues were asked for, the server has 2");
     assert!(
         refusal(&socket, Options { queue_size: 100, ..plain }).starts_with("queues of 100 descriptors, for requests of up to 1 segments")

@@ -88,14 +88,25 @@ fn a_random_load_agrees_with_a_model_whatever_the_ring() {
     agree_with_a_model(&Options { event_idx: false, ..plain }.for_depth(32), 32, 3);
     agree_with_a_model(&Options { segments_max: 2, ..plain }.for_depth(16), 16, 4);
     // The ring is full with this: not one descriptor is left over.
-    agree_with_a_model(&Options { queue_size: 128, segments_max: 2, ..plain }, 32, 5);
+    let full = Options { queue_size: 128, segments_max: 2, ..plain };
+    agree_with_a_model(&full, 32, 5);
+    let packed = Options { packed: true, ..plain };
+    agree_with_a_model(&Options { queue_size: 4, ..packed }, 1, 6);
+    agree_with_a_model(&packed.for_depth(32), 32, 7);
+    agree_with_a_model(&Options { packed: true, ..full }, 32, 8);
 }
 
 #[test]
 fn every_queue_leads_to_the_same_disk() {
     let host = Host::new();
     let _controller = host.serve(memory(), 3);
-    let disk = VhostDisk::connect(&host.socket(), &Options { queues: 3, ..Options::default() }).unwrap();
+    for packed in [false, true] {
+        lead_to_the_same_disk(&host, &Options { queues: 3, packed, ..Options::default() });
+    }
+}
+
+fn lead_to_the_same_disk(host: &Host, options: &Options) {
+    let disk = VhostDisk::connect(&host.socket(), options).unwrap();
     let mut fronts: Vec<Front> = (0..3).map(|_| Front::open(&disk, 4)).collect();
     for at in 0..30_u64 {
         let (value, block) = (pattern(at, 7), at * 8);

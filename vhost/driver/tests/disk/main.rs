@@ -1,4 +1,4 @@
-//! The front end against real servers: ours, and one that serves packed rings. Everything goes over real sockets, memory and eventfds.
+//! The front end against real servers: ours, and another that serves packed rings. Everything goes over real sockets, memory and eventfds.
 
 mod connecting;
 mod data;

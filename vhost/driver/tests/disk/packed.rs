@@ -1,4 +1,4 @@
-//! Packed rings, with a server of our own that serves nothing else.
+//! Packed rings, with a server that serves nothing else and shares no code with ours.
 
 use spinel_core::{Op, Status};
 use spinel_sim::Prng;

@@ -1,4 +1,4 @@
-//! A vhost-user-blk server with one packed ring over a vector. Knows only what its one front end needs, and trusts it.
+//! A vhost-user-blk server with one packed ring over a vector, as a second opinion beside ours. Knows only what its one front end needs, and trusts it.
 //!
 //! Sources: QEMU's `docs/interop/vhost-user.rst`; virtio 1.2, 2.8 and 5.2.
 
@@ -16,7 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use spinel_core::mem::Region;
 
 /// SEG_MAX, FLUSH, DISCARD, WRITE_ZEROES; EVENT_IDX, vhost-user's protocol features, VERSION_1, RING_PACKED.
-const FEATURES: u64 = 1 << 2 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34;
+pub(crate) const FEATURES: u64 = 1 << 2 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34;
 /// REPLY_ACK, CONFIG, CONFIGURE_MEM_SLOTS.
 const PROTOCOL: u64 = 1 << 3 | 1 << 9 | 1 << 15;
 
@@ -35,6 +35,7 @@ pub(crate) struct Seen {
 
 struct Server {
     front: UnixStream,
+    features: u64,
     data: Vec<u8>,
     regions: Vec<(u64, Arc<Region>)>,
     size: u16,
@@ -49,12 +50,18 @@ struct Server {
 
 /// Serves one front end with a disk of `data_bytes`.
 pub(crate) fn serve(path: &Path, data_bytes: usize) -> JoinHandle<Seen> {
+    serve_offering(path, data_bytes, FEATURES)
+}
+
+/// The same with less to offer.
+pub(crate) fn serve_offering(path: &Path, data_bytes: usize, features: u64) -> JoinHandle<Seen> {
     let listener = UnixListener::bind(path).unwrap();
     let body = move || {
         let (front, _) = listener.accept().unwrap();
         let data = vec![0; data_bytes];
         let seen = Seen::default();
-        Server { front, data, regions: Vec::new(), size: 0, areas: [0; 3], kick: None, call: None, next: 0, wrap: true, seen }.run()
+        Server { front, features, data, regions: Vec::new(), size: 0, areas: [0; 3], kick: None, call: None, next: 0, wrap: true, seen }
+            .run()
     };
     std::thread::Builder::new().name("packed-server".to_owned()).spawn(body).unwrap()
 }
@@ -108,7 +115,7 @@ impl Server {
         let mut body = vec![0; word(&head, 8) as usize];
         self.front.read_exact(&mut body).unwrap();
         let answer = match code {
-            1 => Some(FEATURES.to_ne_bytes().to_vec()),
+            1 => Some(self.features.to_ne_bytes().to_vec()),
             15 => Some(PROTOCOL.to_ne_bytes().to_vec()),
             36 => Some(8_u64.to_ne_bytes().to_vec()),
             24 => Some(self.config(body)),
@@ -138,7 +145,7 @@ impl Server {
 
     fn set(&mut self, code: u32, body: &[u8], fd: Option<OwnedFd>) {
         match code {
-            2 => assert!(long(body, 0) & (1 << 34) != 0, "packed rings were agreed on"),
+            2 => assert!(long(body, 0) & !self.features == 0, "more was agreed on than was offered"),
             8 => self.size = u16::try_from(word(body, 4)).unwrap(),
             9 => self.areas = [long(body, 8), long(body, 24), long(body, 16)],
             12 => self.kick = fd,

@@ -15,10 +15,10 @@ use crate::host::{Host, memory};
 const SPIN_NS: u64 = 20_000;
 
 /// Bursts of `burst` requests at random distances. The core that sends them sleeps as soon as nothing comes, and no timer wakes it.
-fn never_forgotten(device: Arc<dyn Device>, event_idx: bool, burst: u16, requests: u32) {
+fn never_forgotten(device: Arc<dyn Device>, options: &Options, burst: u16, requests: u32) {
     let host = Host::spinning_for(PaceLimits { spin_min_ns: SPIN_NS, spin_max_ns: SPIN_NS });
     let _controller = host.serve(device, 1);
-    let disk = VhostDisk::connect(&host.socket(), &Options { event_idx, ..Options::default() }).unwrap();
+    let disk = VhostDisk::connect(&host.socket(), options).unwrap();
     let mut front = Front::open(&disk, burst);
     front.timer = false;
     let mut prng = Prng::new(u64::from(burst));
@@ -43,12 +43,21 @@ fn slow() -> Arc<dyn Device> {
 
 #[test]
 fn no_wake_up_is_lost_in_twenty_thousand_requests_with_event_idx() {
-    never_forgotten(memory(), true, 1, 20_000);
-    never_forgotten(slow(), true, 4, 20_000);
+    let options = Options { event_idx: true, ..Options::default() };
+    never_forgotten(memory(), &options, 1, 20_000);
+    never_forgotten(slow(), &options, 4, 20_000);
 }
 
 #[test]
 fn no_wake_up_is_lost_in_twenty_thousand_requests_without_event_idx() {
-    never_forgotten(memory(), false, 1, 20_000);
-    never_forgotten(slow(), false, 4, 20_000);
+    let options = Options { event_idx: false, ..Options::default() };
+    never_forgotten(memory(), &options, 1, 20_000);
+    never_forgotten(slow(), &options, 4, 20_000);
+}
+
+#[test]
+fn no_wake_up_is_lost_in_twenty_thousand_requests_over_our_packed_rings() {
+    let options = Options { packed: true, ..Options::default() };
+    never_forgotten(memory(), &options, 1, 20_000);
+    never_forgotten(slow(), &options, 4, 20_000);
 }
