@@ -154,7 +154,10 @@ fn failed_tests(log: &Path) -> String {
     failed.map(|line| format!("\n  {line}")).collect()
 }
 
-/// The fuzz target of the vhost queue, from its seeds, for a short while.
+/// The fuzz targets of the vhost queue, by the kind of its ring, with the folder of their seeds.
+const FUZZ_TARGETS: [(&str, &str); 2] = [("queue", "vhost/fuzz/seeds"), ("packed", "vhost/fuzz/seeds_packed")];
+
+/// The fuzz targets, each from its seeds, for a short while.
 fn fuzz(project: &Project, logs: &Path) -> Row {
     let name = "fuzz";
     if !Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success()) {
@@ -169,13 +172,18 @@ fn fuzz(project: &Project, logs: &Path) -> Row {
         let folder_name = folder.display().to_string();
         let environment = [("CARGO_TARGET_DIR", folder_name.as_str()), ("RUSTFLAGS", FUZZ_FLAGS)];
         project.cargo(&build, &environment, &log, step)?;
-        let found = project.fresh_folder("fuzz/found")?;
-        let mut command = Command::new(folder.join(FUZZ_TARGET).join("release/queue"));
-        command.arg(&found).arg(project.root.join("vhost/fuzz/seeds"));
-        command.arg(format!("-max_total_time={FUZZ_S}")).arg(format!("-artifact_prefix={}/", logs.display()));
-        let limit = Duration::from_secs(4 * FUZZ_S);
-        run_watched("the fuzz target", &mut command, &log, limit, &mut || step.say(tail(&log, 1).trim()))?;
-        Ok(Passed { detail: tail(&log, 1).trim().to_owned(), skipped: 0 })
+        let mut detail = Vec::new();
+        for (target, seeds) in FUZZ_TARGETS {
+            let log = logs.join(format!("fuzz-{target}.log"));
+            let found = project.fresh_folder(&format!("fuzz/found-{target}"))?;
+            let mut command = Command::new(folder.join(FUZZ_TARGET).join("release").join(target));
+            command.arg(&found).arg(project.root.join(seeds));
+            command.arg(format!("-max_total_time={FUZZ_S}")).arg(format!("-artifact_prefix={}/", logs.display()));
+            let limit = Duration::from_secs(4 * FUZZ_S);
+            run_watched("the fuzz target", &mut command, &log, limit, &mut || step.say(tail(&log, 1).trim()))?;
+            detail.push(format!("{target}: {}", tail(&log, 1).trim()));
+        }
+        Ok(Passed { detail: detail.join("; "), skipped: 0 })
     })
 }
 
