@@ -6,10 +6,11 @@ mod change;
 mod death;
 mod devices;
 mod instrument;
+mod rings;
 mod testbed;
 
 use spinel_testbed::daemon::Daemon;
-use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Plan};
+use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Plan, Rings};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,11 @@ pub struct Case {
 pub const CASES: &[Case] = &[
     Case { name: "testbed", shows: "a guest that fails, panics or powers off is never taken for one that passed", run: testbed::run },
     Case { name: "devices", shows: "files, loop devices and memory serve a guest, with blocks of 512 and 4096 bytes", run: devices::run },
+    Case {
+        name: "rings",
+        shows: "every kind of ring that a guest can choose serves verified load, with one queue and with four",
+        run: rings::run,
+    },
     Case { name: "change", shows: "growth, injected errors and a full file system reach a running guest", run: change::run },
     Case { name: "death", shows: "a guest killed with I/O in flight finds its disk again", run: death::run },
     Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
@@ -95,7 +101,12 @@ impl Bench {
 
     /// Boots a guest with these disks.
     fn boot(&self, name: &str, processors: u16, sockets: Vec<PathBuf>, script: String) -> Result<Guest, Failure> {
-        let disks = sockets.into_iter().map(|socket| Disk { socket, queues: QUEUES }).collect();
+        let disks = sockets.into_iter().map(|socket| Disk { socket, queues: QUEUES, rings: Rings::default() }).collect();
+        self.boot_with(name, processors, disks, script)
+    }
+
+    /// The same with disks of any kind.
+    fn boot_with(&self, name: &str, processors: u16, disks: Vec<Disk>, script: String) -> Result<Guest, Failure> {
         let plan = Plan { name: name.to_owned(), memory_mib: 512, processors, disks, script };
         Ok(self.maker.boot(&plan, &self.sockets, &self.logs)?)
     }

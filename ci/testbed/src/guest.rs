@@ -44,6 +44,34 @@ pub struct Disk {
     pub socket: PathBuf,
     /// How many request queues the front end asks for.
     pub queues: u16,
+    /// What their rings are like, if the back end offers it.
+    pub rings: Rings,
+}
+
+/// The rings of a disk, as QEMU lets them be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rings {
+    /// Packed, not split.
+    pub packed: bool,
+    /// Each side says at which place it wants to be notified.
+    pub event_idx: bool,
+    /// Requests go through tables of their own.
+    pub indirect: bool,
+}
+
+impl Default for Rings {
+    /// What QEMU does by itself.
+    fn default() -> Self {
+        Self { packed: false, event_idx: true, indirect: true }
+    }
+}
+
+impl Rings {
+    /// As properties of QEMU's device.
+    fn properties(self) -> String {
+        let word = |on| if on { "on" } else { "off" };
+        format!("packed={},event_idx={},indirect_desc={}", word(self.packed), word(self.event_idx), word(self.indirect))
+    }
 }
 
 /// One guest to be started.
@@ -226,8 +254,8 @@ impl Maker {
             let id = format!("disk{number}");
             command.arg("-chardev").arg(option(&format!("socket,id={id},path="), &disk.socket));
             // The address is the disk's number to the script, whatever name Linux gives it.
-            let (queues, slot) = (disk.queues, FIRST_SLOT + number);
-            command.args(["-device", &format!("vhost-user-blk-pci,chardev={id},num-queues={queues},event_idx=on,addr={slot:#x}")]);
+            let (queues, rings, slot) = (disk.queues, disk.rings.properties(), FIRST_SLOT + number);
+            command.args(["-device", &format!("vhost-user-blk-pci,chardev={id},num-queues={queues},{rings},addr={slot:#x}")]);
         }
         command
     }

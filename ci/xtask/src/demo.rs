@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use spinel_testbed::backing::sparse_file;
 use spinel_testbed::clock::{Deadline, Stopwatch};
 use spinel_testbed::daemon::Daemon;
-use spinel_testbed::guest::{Disk, Guest, Maker, Plan};
+use spinel_testbed::guest::{Disk, Guest, Maker, Plan, Rings};
 use std::path::{Path, PathBuf};
 
 const SCRIPT: &str = include_str!("../guest/demo.sh");
@@ -120,7 +120,7 @@ impl Demo<'_> {
             memory_mib: 512,
             // As many as queues: the guest's driver uses no more queues than it has processors.
             processors: QUEUES,
-            disks: vec![Disk { socket, queues: QUEUES }],
+            disks: vec![Disk { socket, queues: QUEUES, rings: Rings::default() }],
             script: format!("KEEP={keep}\n{}\n{SCRIPT}", spinel_e2e::DISK),
         };
         let mut guest = maker.boot(&plan, &self.sockets, &self.logs)?;
