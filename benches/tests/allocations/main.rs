@@ -1,6 +1,5 @@
 //! In a steady state a core allocates nothing, from the guest's ring to the device and back: counted, not believed.
 
-mod counting;
 mod rig;
 
 use std::io::Write;

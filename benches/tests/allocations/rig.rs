@@ -13,8 +13,6 @@ use spinel_reactor::{Clock, Handle, Mode, PaceLimits, ReactorConfig, start};
 use spinel_sim::guest::{GuestRequest, Layout, SimGuest};
 use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueSetup, RingAddresses, RingFeatures, recipe};
 
-use crate::counting;
-
 /// Requests in flight while the guest is busy.
 pub(crate) const DEPTH: u16 = 32;
 /// Bytes of each guest buffer.
@@ -137,7 +135,7 @@ impl Rig {
     }
 
     fn counters(&self) -> (u64, u64) {
-        let allocations = self.reactor.mailbox().visit(|_| counting::by_this_thread()).unwrap();
+        let allocations = self.reactor.mailbox().visit(|_| spinel_counting::by_this_thread()).unwrap();
         (allocations, self.reactor.usage().sleeps)
     }
 

@@ -31,6 +31,8 @@ use std::sync::{Arc, OnceLock};
 use crc_fast::{CrcAlgorithm, checksum};
 use spinel_core::{Geometry, Status};
 
+use crate::wire::STATUS_NAMES;
+
 const MAGIC: [u8; 8] = *b"SpinlLog";
 const VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 512;
@@ -218,16 +220,6 @@ impl Record {
     }
 
     fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
-        const STATUSES: [Status; 8] = [
-            Status::Ok,
-            Status::Medium,
-            Status::Unsupported,
-            Status::Aborted,
-            Status::Capacity,
-            Status::Range,
-            Status::Protected,
-            Status::Malformed,
-        ];
         if crc32c(&bytes[4..]) != bytes[..4] {
             return None;
         }
@@ -240,7 +232,7 @@ impl Record {
             _ => return None,
         };
         if bytes[4] & ENDED != 0 {
-            let status = *STATUSES.get(usize::from(bytes[6]))?;
+            let (status, _) = *STATUS_NAMES.get(usize::from(bytes[6]))?;
             return Some(Self::End { flush: kind == Logged::Flush, sequence, status });
         }
         Some(Self::Begin { kind, sequence, first: u64_at(bytes, 16), sectors: u32_at(bytes, 24), fua: bytes[5] != 0 })

@@ -1,8 +1,6 @@
 //! A core that drives the front end allocates nothing, whatever it asks for: counted, not believed.
-#![allow(unsafe_code, reason = "there is no other way to count allocations than to be the allocator")]
+#![forbid(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,31 +9,6 @@ use spinel_reactor::{Clock, Mode, PaceLimits, ReactorConfig};
 use spinel_vhost::{Controller, ControllerConfig, Disk};
 use spinel_vhost_driver::{Options, VhostDisk};
 use spinel_volume::{MemoryDevice, Shape};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The system's allocator with a counter for each thread.
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call is passed on to the system's allocator unchanged, and counting neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that is ending has nowhere to count any more.
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps `alloc`'s contract, which is the same there.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract, and `address` came from the same system allocator.
-        unsafe { System.dealloc(address, layout) };
-    }
-}
 
 const DEPTH: u32 = 32;
 
@@ -103,10 +76,10 @@ fn a_hundred_thousand_requests_allocate_nothing() {
     let mut core = make_core(CoreId(1)).unwrap();
     let mut channel = disk.open(&mut core, 32).unwrap();
     run(&disk, &mut *channel, &mut core, 100);
-    let (before, rounds) = (ALLOCATIONS.get(), 100_000 / DEPTH);
+    let (before, rounds) = (spinel_counting::by_this_thread(), 100_000 / DEPTH);
     let good = run(&disk, &mut *channel, &mut core, rounds);
     // What one run itself needs is its batch of completions.
-    assert_eq!(ALLOCATIONS.get() - before, 1);
+    assert_eq!(spinel_counting::by_this_thread() - before, 1);
     assert_eq!(good, u64::from(rounds * 28), "two of sixteen are refused");
     drop((channel, disk, controller.unwrap()));
     reactor.quit();

@@ -1,7 +1,5 @@
 //! A load allocates nothing once it runs, whatever it does: counted, not believed.
 
-mod counting;
-
 use spinel_core::{Device as _, Instant, Poller as _, Progress};
 use spinel_load::{Arrival, Intake, Job, Length, LoadPoller, Memory, Mix, Order, Sizes, feed};
 use spinel_sim::{Prng, Rig};
@@ -33,12 +31,12 @@ fn count(job: Job) -> (u64, u64) {
         turn();
         take(&intake);
     }
-    let before = counting::by_this_thread();
+    let before = spinel_counting::by_this_thread();
     while !intake.is_over() {
         turn();
         take(&intake);
     }
-    let allocated = counting::by_this_thread() - before;
+    let allocated = spinel_counting::by_this_thread() - before;
     take(&intake);
     (requests, allocated)
 }
@@ -64,7 +62,7 @@ fn nothing_is_allocated_between_the_first_request_and_the_last() {
 
 #[test]
 fn an_allocation_would_be_seen() {
-    let before = counting::by_this_thread();
+    let before = spinel_counting::by_this_thread();
     let grown = std::hint::black_box(Vec::<u64>::with_capacity(4));
-    assert_eq!((counting::by_this_thread() - before, grown.len()), (1, 0));
+    assert_eq!((spinel_counting::by_this_thread() - before, grown.len()), (1, 0));
 }
