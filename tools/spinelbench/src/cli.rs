@@ -170,6 +170,13 @@ pub(crate) struct Outputs {
     pub(crate) quiet: bool,
 }
 
+impl Outputs {
+    /// Every place that was named.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.json, &self.fio_json, &self.html, &self.hlog, &self.hgrm].into_iter().flatten()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// What to measure

@@ -23,17 +23,14 @@ pub(crate) fn report(runs: Vec<Run>, knee: Option<usize>) -> Report {
 /// # Errors
 /// When a file cannot be made, is what is measured, or a block device; or when two things would go to the same place.
 pub(crate) fn check(outputs: &Outputs, target: Option<&PathBuf>) -> Result<(), Failure> {
-    let target = target.and_then(|path| fs::metadata(path).ok());
-    let mut places: Vec<(u64, u64)> = Vec::new();
-    let named = [&outputs.json, &outputs.fio_json, &outputs.html, &outputs.hlog, &outputs.hgrm].into_iter().flatten();
-    if named.clone().filter(|path| is_stdout(path)).count() > 1 {
+    let target = target.and_then(|path| fs::metadata(path).ok()).map(|target| identity(&target));
+    if outputs.places().filter(|path| is_stdout(path)).count() > 1 {
         return Err(Failure::usage("only one output can go to standard output"));
     }
-    for path in named.filter(|path| !is_stdout(path)) {
-        let is_target =
-            |seen: &fs::Metadata| target.as_ref().is_some_and(|target| (target.dev(), target.ino()) == (seen.dev(), seen.ino()));
+    let mut places = Vec::new();
+    for path in outputs.places().filter(|path| !is_stdout(path)) {
         match fs::metadata(path) {
-            Ok(seen) if is_target(&seen) => {
+            Ok(seen) if target == Some(identity(&seen)) => {
                 return Err(Failure::usage(format!("{} is what is measured; write to another file", path.display())));
             }
             Ok(seen) if seen.file_type().is_block_device() => {
@@ -44,12 +41,17 @@ pub(crate) fn check(outputs: &Outputs, target: Option<&PathBuf>) -> Result<(), F
         // What it holds stays until there is something to replace it with.
         let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
         let seen = file.and_then(|file| file.metadata()).map_err(|error| Failure::local("write", path, &error))?;
-        if places.contains(&(seen.dev(), seen.ino())) {
+        if places.contains(&identity(&seen)) {
             return Err(Failure::usage(format!("two outputs would go to {}", path.display())));
         }
-        places.push((seen.dev(), seen.ino()));
+        places.push(identity(&seen));
     }
     Ok(())
+}
+
+/// What two names of one file have in common.
+fn identity(seen: &fs::Metadata) -> (u64, u64) {
+    (seen.dev(), seen.ino())
 }
 
 fn is_stdout(path: &Path) -> bool {
@@ -67,8 +69,7 @@ pub(crate) fn colours() -> Colours {
 /// # Errors
 /// When a file cannot be written; the others have been written then.
 pub(crate) fn write(report: &Report, outputs: &Outputs) -> Result<(), Failure> {
-    let named = [&outputs.json, &outputs.fio_json, &outputs.html, &outputs.hlog, &outputs.hgrm].into_iter().flatten();
-    if outputs.quiet || named.into_iter().any(|path| is_stdout(path)) {
+    if outputs.quiet || outputs.places().any(|path| is_stdout(path)) {
         // No table; but what is wrong shows.
         for run in &report.runs {
             words::warnings(run).iter().for_each(|warning| eprintln!("spinelbench: {}", words::printable(warning)));
