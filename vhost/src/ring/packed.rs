@@ -9,8 +9,8 @@ use std::sync::atomic::{Ordering, fence};
 use spinel_core::mem::{Array, GuestMap, Look, Near, Segment, Wrapping};
 
 use super::batch::{Batch, Slots};
-use super::doze;
 use super::split::{DESCRIPTOR_BYTES, RingAddresses, RingError, RingFault, TABLE_MAX, Usual, aligned, part, wrapping};
+use super::{Ring, doze};
 
 /// A descriptor's second word (virtio 1.2, 2.8.13): its length, the buffer's id from here on, and the flags behind that.
 const ID_SHIFT: u32 = 32;
@@ -196,24 +196,6 @@ impl PackedRing {
         to.wrapping_sub(from) & (self.size << 1).wrapping_sub(1)
     }
 
-    /// A segment of no bytes, where the ring lies.
-    pub(crate) fn nowhere(&self) -> Segment {
-        self.driver_event.region().segment(0, 0).expect("nothing lies inside everything")
-    }
-
-    /// Number of descriptors.
-    #[must_use]
-    pub fn size(&self) -> u16 {
-        self.size
-    }
-
-    /// Where to go on once nothing is in flight, as VHOST_USER_GET_VRING_BASE has it. A chain that broke the rules was not taken.
-    #[must_use]
-    pub fn base(&self) -> u32 {
-        let word = self.word(self.place_of(self.used));
-        word | word << 16
-    }
-
     /// The next descriptor, available or not. All that the driver wrote before its flags can be seen then: length and id
     /// come in one load with them.
     #[inline(always)]
@@ -225,55 +207,6 @@ impl PackedRing {
     #[inline(always)]
     fn is_available(&self, word: u64) -> bool {
         (word ^ self.avail.sign) & Cursor::LAP == 0
-    }
-
-    /// How many chains may wait: none, or at most so many.
-    #[inline(always)]
-    pub(crate) fn waiting(&self) -> u16 {
-        if self.is_available(self.next()[1]) { self.size } else { 0 }
-    }
-
-    /// Asks the processor for what the next chains, at most `count`, are made of, if there is more than one: the tables, then
-    /// the requests' headers. These are fetched to be written, because the status mostly lies beside the header. The
-    /// descriptors lie one after the other, as processors expect it.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, count: u16, guest: Near<'_>) {
-        let mut at = self.avail;
-        let mut tables = 0;
-        for ahead in 0..count {
-            let [address, word] = self.descriptors.get(at.slot).map(u64::from_le);
-            if word & (Cursor::LAP | INDIRECT | NEXT | LEN) != at.sign {
-                break;
-            }
-            guest.prefetch(address);
-            tables = ahead + 1;
-            at.step(1, self.size);
-        }
-        if tables > 1 {
-            let mut at = self.avail;
-            for _ in 0..tables {
-                let [table, _] = self.descriptors.get(at.slot).map(u64::from_le);
-                if let Some([header]) = guest.words::<1>(table) {
-                    guest.prefetch_to_write(header);
-                }
-                at.step(1, self.size);
-            }
-        }
-    }
-
-    /// Takes the next chain, if one waits. Answers its id, whatever the guest wrote there; the caller knows whether it is in
-    /// flight, and asks for `usual` or `chain` next if it is not.
-    #[inline(always)]
-    pub(crate) fn take(&mut self) -> Result<Option<u16>, RingFault> {
-        self.first = self.next();
-        let [_, word] = self.first;
-        // Available, one descriptor, and the table of a usual chain: all in one look.
-        self.by_table = word & (Cursor::LAP | INDIRECT | NEXT | LEN) == self.avail.sign;
-        if !self.by_table {
-            return self.take_any();
-        }
-        self.avail.step(1, self.size);
-        Ok(Some(id_of(word)))
     }
 
     /// The same for any chain.
@@ -335,18 +268,6 @@ impl PackedRing {
         }
     }
 
-    /// The descriptors of the chain that was taken, if it is a usual one. `None` if it is any other chain, or a wrong one.
-    #[inline(always)]
-    pub(crate) fn usual(&mut self, id: u16, guest: impl Look) -> Option<Usual> {
-        if !self.by_table {
-            return self.usual_in_ring(id);
-        }
-        let [a, header, b, data, c, status] = guest.words::<6>(self.first[0])?;
-        let ordinary = header & (LEN | WRITE) == USUAL_HEADER && status & (LEN | WRITE) == USUAL_STATUS;
-        let len_bytes = u32::try_from(data & LEN).expect("cut to 32 bits");
-        ordinary.then_some(Usual { header: a, data: b, status: c, len_bytes, writable: data & WRITE != 0 })
-    }
-
     /// The same without a table.
     #[inline(always)]
     fn usual_in_ring(&mut self, id: u16) -> Option<Usual> {
@@ -356,20 +277,6 @@ impl PackedRing {
         self.note_links(id);
         let chain = <&[[u64; 2]; 3]>::try_from(&self.chain[..]).ok()?.map(|raw| raw.map(u64::from_le));
         (chain[0][1] == USUAL_HEADER && chain[2][1] == 1 | SPLIT_WRITE).then(|| Usual::of(chain))
-    }
-
-    /// The descriptors of the chain that was taken in their order, raw and as a split ring has them; at least one, and none of them names a table.
-    #[inline(never)]
-    pub(crate) fn chain(&mut self, id: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
-        if self.is_linked() {
-            self.note_links(id);
-        } else if self.first[1] & INDIRECT != 0 {
-            self.copy_table(id, guest)?;
-        } else {
-            self.chain.clear();
-            self.chain.push(as_split(self.first));
-        }
-        Ok(&self.chain)
     }
 
     /// Copies an indirect table, all of it and once; the guest may change its own copy as it likes.
@@ -389,17 +296,6 @@ impl PackedRing {
         Ok(())
     }
 
-    /// Puts a finished chain, into which something was written, among the used descriptors; `publish` makes it visible.
-    #[inline(always)]
-    pub(crate) fn put_used(&mut self, id: u16, written_bytes: u32) {
-        let Cursor { slot, .. } = self.used;
-        if slot >= self.plain_below {
-            return self.put_used_anywhere(id, written_bytes);
-        }
-        self.batch.put_further(&self.descriptors, slot, self.used_word(id, written_bytes));
-        self.used.slot = slot + 1;
-    }
-
     #[inline(never)]
     fn put_used_anywhere(&mut self, id: u16, written_bytes: u32) {
         self.batch.put(&self.descriptors, self.used.slot, self.used_word(id, written_bytes));
@@ -413,9 +309,113 @@ impl PackedRing {
     fn used_word(&self, id: u16, written_bytes: u32) -> u64 {
         u64::from(written_bytes) | u64::from(id) << ID_SHIFT | self.used.sign
     }
+}
+
+impl Ring for PackedRing {
+    /// Number of descriptors.
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// Where to go on once nothing is in flight, as VHOST_USER_GET_VRING_BASE has it. A chain that broke the rules was not taken.
+    fn base(&self) -> u32 {
+        let word = self.word(self.place_of(self.used));
+        word | word << 16
+    }
+
+    /// A segment of no bytes, where the ring lies.
+    fn nowhere(&self) -> Segment {
+        self.driver_event.region().segment(0, 0).expect("nothing lies inside everything")
+    }
+
+    /// How many chains may wait: none, or at most so many.
+    #[inline(always)]
+    fn waiting(&mut self) -> Result<u16, RingFault> {
+        Ok(if self.is_available(self.next()[1]) { self.size } else { 0 })
+    }
+
+    /// Asks the processor for what the next chains, at most `count`, are made of, if there is more than one: the tables, then
+    /// the requests' headers. These are fetched to be written, because the status mostly lies beside the header. The
+    /// descriptors lie one after the other, as processors expect it.
+    #[inline(always)]
+    fn prefetch(&self, count: u16, guest: Near<'_>) {
+        let mut at = self.avail;
+        let mut tables = 0;
+        for ahead in 0..count {
+            let [address, word] = self.descriptors.get(at.slot).map(u64::from_le);
+            if word & (Cursor::LAP | INDIRECT | NEXT | LEN) != at.sign {
+                break;
+            }
+            guest.prefetch(address);
+            tables = ahead + 1;
+            at.step(1, self.size);
+        }
+        if tables > 1 {
+            let mut at = self.avail;
+            for _ in 0..tables {
+                let [table, _] = self.descriptors.get(at.slot).map(u64::from_le);
+                if let Some([header]) = guest.words::<1>(table) {
+                    guest.prefetch_to_write(header);
+                }
+                at.step(1, self.size);
+            }
+        }
+    }
+
+    /// Takes the next chain, if one waits. Answers its id, whatever the guest wrote there; the caller knows whether it is in
+    /// flight, and asks for `usual` or `chain` next if it is not.
+    #[inline(always)]
+    fn take(&mut self) -> Result<Option<u16>, RingFault> {
+        self.first = self.next();
+        let [_, word] = self.first;
+        // Available, one descriptor, and the table of a usual chain: all in one look.
+        self.by_table = word & (Cursor::LAP | INDIRECT | NEXT | LEN) == self.avail.sign;
+        if !self.by_table {
+            return self.take_any();
+        }
+        self.avail.step(1, self.size);
+        Ok(Some(id_of(word)))
+    }
+
+    /// The descriptors of the chain that was taken, if it is a usual one. `None` if it is any other chain, or a wrong one.
+    #[inline(always)]
+    fn usual(&mut self, id: u16, guest: impl Look) -> Option<Usual> {
+        if !self.by_table {
+            return self.usual_in_ring(id);
+        }
+        let [a, header, b, data, c, status] = guest.words::<6>(self.first[0])?;
+        let ordinary = header & (LEN | WRITE) == USUAL_HEADER && status & (LEN | WRITE) == USUAL_STATUS;
+        let len_bytes = u32::try_from(data & LEN).expect("cut to 32 bits");
+        ordinary.then_some(Usual { header: a, data: b, status: c, len_bytes, writable: data & WRITE != 0 })
+    }
+
+    /// The descriptors of the chain that was taken in their order, raw and as a split ring has them; at least one, and none of them names a table.
+    #[inline(never)]
+    fn chain(&mut self, id: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
+        if self.is_linked() {
+            self.note_links(id);
+        } else if self.first[1] & INDIRECT != 0 {
+            self.copy_table(id, guest)?;
+        } else {
+            self.chain.clear();
+            self.chain.push(as_split(self.first));
+        }
+        Ok(&self.chain)
+    }
+
+    /// Puts a finished chain, into which something was written, among the used descriptors; `publish` makes it visible.
+    #[inline(always)]
+    fn put_used(&mut self, id: u16, written_bytes: u32) {
+        let Cursor { slot, .. } = self.used;
+        if slot >= self.plain_below {
+            return self.put_used_anywhere(id, written_bytes);
+        }
+        self.batch.put_further(&self.descriptors, slot, self.used_word(id, written_bytes));
+        self.used.slot = slot + 1;
+    }
 
     /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
-    pub(crate) fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> bool {
         if !self.batch.publish(&self.descriptors) {
             return false;
         }
@@ -438,12 +438,12 @@ impl PackedRing {
     }
 
     /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
-    pub(crate) fn want_kicks(&mut self) -> bool {
+    fn want_kicks(&mut self) -> bool {
         doze::misses_something(self)
     }
 
     /// Asks the driver not to kick.
-    pub(crate) fn refuse_kicks(&mut self) {
+    fn refuse_kicks(&mut self) {
         self.device_event.store(0, DISABLE.to_le(), Ordering::Relaxed);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use spinel_core::mem::{Array, GuestMap, Look, Near, Plain, Segment, TranslateError, Wrapping};
 
-use super::doze;
+use super::{Ring, doze};
 
 /// Where a ring's three parts lie, in the front end's virtual addresses (VHOST_USER_SET_VRING_ADDR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,82 +294,6 @@ impl SplitRing {
         })
     }
 
-    /// A segment of no bytes, where the ring lies.
-    pub(crate) fn nowhere(&self) -> Segment {
-        self.used.region().segment(0, 0).expect("nothing lies inside everything")
-    }
-
-    /// Number of descriptors.
-    #[must_use]
-    pub fn size(&self) -> u16 {
-        self.size
-    }
-
-    /// The available index up to which chains were taken.
-    #[must_use]
-    pub fn next_avail(&self) -> u16 {
-        self.next_avail
-    }
-
-    /// How many chains wait, read from the guest only when the known ones are used up.
-    pub(crate) fn waiting(&mut self) -> Result<u16, RingFault> {
-        if self.seen_avail == self.next_avail {
-            let published = u16::from_le(self.available.load(1, Ordering::Acquire));
-            if published.wrapping_sub(self.next_avail) > self.size {
-                return Err(RingFault::AvailableIndex { published, expected_from: self.next_avail });
-            }
-            self.seen_avail = published;
-        }
-        Ok(self.seen_avail.wrapping_sub(self.next_avail))
-    }
-
-    /// Takes the next head, whatever the guest wrote there. Only while `waiting()` is not zero.
-    #[inline(always)]
-    pub(crate) fn take(&mut self) -> u16 {
-        let head = u16::from_le(self.offered.get(self.next_avail));
-        self.next_avail = self.next_avail.wrapping_add(1);
-        head
-    }
-
-    /// Asks the processor for what the next `count` chains are made of, so that their cache lines travel together and not one
-    /// after the other: their descriptors, then the tables those name, then the requests' headers. These are fetched to be
-    /// written, because the status mostly lies beside the header.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, count: u16, guest: Near<'_>) {
-        let heads = || (0..count).map(|ahead| u16::from_le(self.offered.get(self.next_avail.wrapping_add(ahead))));
-        heads().for_each(|head| self.descriptors.prefetch(head));
-        let mut tables = false;
-        for head in heads() {
-            let [address, rest] = self.descriptors.get(head).map(u64::from_le);
-            if rest & LEN_AND_FLAGS == self.usual_table {
-                tables = true;
-                guest.prefetch(address);
-            } else {
-                guest.prefetch_to_write(address);
-            }
-        }
-        if tables {
-            for head in heads() {
-                let [table, _] = self.descriptors.get(head).map(u64::from_le);
-                if let Some([header]) = guest.words::<1>(table) {
-                    guest.prefetch_to_write(header);
-                }
-            }
-        }
-    }
-
-    /// The descriptors of a usual chain, each copied out of the guest's memory once. `None` if it is any other chain, or a wrong one.
-    #[inline(always)]
-    pub(crate) fn usual(&self, head: u16, guest: impl Look) -> Option<Usual> {
-        let first = self.descriptors.get(head).map(u64::from_le);
-        if first[1] & LEN_AND_FLAGS == self.usual_table {
-            let [a, header, b, data, c, status] = guest.words::<6>(first[0])?;
-            let in_sequence = header == USUAL_HEADER | 1 << 48 && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT) | 2 << 16;
-            return (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some(Usual::of([[a, header], [b, data], [c, status]]));
-        }
-        self.usual_in_ring(first)
-    }
-
     /// The same without a table.
     #[inline(always)]
     fn usual_in_ring(&self, first: [u64; 2]) -> Option<Usual> {
@@ -385,19 +309,6 @@ impl SplitRing {
     fn linked(&self, before: [u64; 2]) -> Option<[u64; 2]> {
         let next = u16::try_from(before[1] >> 48).expect("16 bits");
         (next < self.size).then(|| self.descriptors.get(next).map(u64::from_le))
-    }
-
-    /// The descriptors of a chain in their order, raw, each copied out of the guest's memory once; at least one, and none of them names a table.
-    #[inline]
-    pub(crate) fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
-        let first = Descriptor(self.descriptors.get(head));
-        if first.has(INDIRECT) {
-            let entries = self.copy_table(head, first, guest)?;
-            if in_sequence(&self.table[..entries]) {
-                return Ok(&self.table[..entries]);
-            }
-        }
-        self.follow(head, guest)
     }
 
     /// Copies an indirect table, all of it and once; the guest may change its own copy as it likes. Answers its number of entries.
@@ -452,16 +363,105 @@ impl SplitRing {
         }
         Ok(&self.chain)
     }
+}
+
+impl Ring for SplitRing {
+    /// Number of descriptors.
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The available index up to which chains were taken.
+    fn base(&self) -> u32 {
+        u32::from(self.next_avail)
+    }
+
+    /// A segment of no bytes, where the ring lies.
+    fn nowhere(&self) -> Segment {
+        self.used.region().segment(0, 0).expect("nothing lies inside everything")
+    }
+
+    /// How many chains wait, read from the guest only when the known ones are used up.
+    fn waiting(&mut self) -> Result<u16, RingFault> {
+        if self.seen_avail == self.next_avail {
+            let published = u16::from_le(self.available.load(1, Ordering::Acquire));
+            if published.wrapping_sub(self.next_avail) > self.size {
+                return Err(RingFault::AvailableIndex { published, expected_from: self.next_avail });
+            }
+            self.seen_avail = published;
+        }
+        Ok(self.seen_avail.wrapping_sub(self.next_avail))
+    }
+
+    /// Asks the processor for what the next `count` chains are made of, so that their cache lines travel together and not one
+    /// after the other: their descriptors, then the tables those name, then the requests' headers. These are fetched to be
+    /// written, because the status mostly lies beside the header.
+    #[inline(always)]
+    fn prefetch(&self, count: u16, guest: Near<'_>) {
+        let heads = || (0..count).map(|ahead| u16::from_le(self.offered.get(self.next_avail.wrapping_add(ahead))));
+        heads().for_each(|head| self.descriptors.prefetch(head));
+        let mut tables = false;
+        for head in heads() {
+            let [address, rest] = self.descriptors.get(head).map(u64::from_le);
+            if rest & LEN_AND_FLAGS == self.usual_table {
+                tables = true;
+                guest.prefetch(address);
+            } else {
+                guest.prefetch_to_write(address);
+            }
+        }
+        if tables {
+            for head in heads() {
+                let [table, _] = self.descriptors.get(head).map(u64::from_le);
+                if let Some([header]) = guest.words::<1>(table) {
+                    guest.prefetch_to_write(header);
+                }
+            }
+        }
+    }
+
+    /// Takes the next head, whatever the guest wrote there. Only while `waiting()` is not zero.
+    #[inline(always)]
+    fn take(&mut self) -> Result<Option<u16>, RingFault> {
+        let head = u16::from_le(self.offered.get(self.next_avail));
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// The descriptors of a usual chain, each copied out of the guest's memory once. `None` if it is any other chain, or a wrong one.
+    #[inline(always)]
+    fn usual(&mut self, head: u16, guest: impl Look) -> Option<Usual> {
+        let first = self.descriptors.get(head).map(u64::from_le);
+        if first[1] & LEN_AND_FLAGS == self.usual_table {
+            let [a, header, b, data, c, status] = guest.words::<6>(first[0])?;
+            let in_sequence = header == USUAL_HEADER | 1 << 48 && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT) | 2 << 16;
+            return (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some(Usual::of([[a, header], [b, data], [c, status]]));
+        }
+        self.usual_in_ring(first)
+    }
+
+    /// The descriptors of a chain in their order, raw, each copied out of the guest's memory once; at least one, and none of them names a table.
+    #[inline]
+    fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault> {
+        let first = Descriptor(self.descriptors.get(head));
+        if first.has(INDIRECT) {
+            let entries = self.copy_table(head, first, guest)?;
+            if in_sequence(&self.table[..entries]) {
+                return Ok(&self.table[..entries]);
+            }
+        }
+        self.follow(head, guest)
+    }
 
     /// Puts a finished chain into the used ring; `publish` makes it visible.
     #[inline(always)]
-    pub(crate) fn put_used(&mut self, head: u16, written_bytes: u32) {
+    fn put_used(&mut self, head: u16, written_bytes: u32) {
         self.elements.put(self.next_used, u32::from(head).to_le(), written_bytes.to_le());
         self.next_used = self.next_used.wrapping_add(1);
     }
 
     /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
-    pub(crate) fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> bool {
         if self.next_used == self.published {
             return false;
         }
@@ -480,12 +480,12 @@ impl SplitRing {
     }
 
     /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
-    pub(crate) fn want_kicks(&mut self) -> bool {
+    fn want_kicks(&mut self) -> bool {
         doze::misses_something(self)
     }
 
     /// Asks the driver not to kick. With EVENT_IDX an index that is not moved on does that, but for one kick in 65,536.
-    pub(crate) fn refuse_kicks(&mut self) {
+    fn refuse_kicks(&mut self) {
         if self.avail_event.is_none() {
             self.used.store(0, NO_NOTIFICATION.to_le(), Ordering::Relaxed);
         }

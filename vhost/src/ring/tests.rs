@@ -146,7 +146,7 @@ fn a_driver_on_another_core_sees_every_chain_of_every_batch_whole() {
         let mut done = 0;
         let mut held = Vec::new();
         while done < total {
-            wait_until(|| ring.waiting() > 0 || !held.is_empty());
+            wait_until(|| ring.waiting().unwrap() > 0 || !held.is_empty());
             while let Some(id) = ring.take().unwrap() {
                 assert!(ring.usual(id, &map).is_some());
                 held.push(id);

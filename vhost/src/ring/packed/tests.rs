@@ -122,7 +122,7 @@ fn nothing_of_a_batch_is_visible_before_it_is_published() {
     for _ in 0..3 {
         guest.post(GuestRequest::read(0, 512));
     }
-    assert_eq!((ring.waiting(), ring.take().unwrap()), (0, None), "nor what the driver holds back");
+    assert_eq!((ring.waiting().unwrap(), ring.take().unwrap()), (0, None), "nor what the driver holds back");
     guest.publish();
     for id in std::iter::from_fn(|| take(&mut ring, &guest)).collect::<Vec<_>>() {
         ring.put_used(id, 1);
