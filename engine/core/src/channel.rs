@@ -23,6 +23,7 @@ pub enum Armed {
 ///   completes exactly once, errors included, through `poll`.
 /// - Accepted is not started. What a channel holds is bounded by the depth it was
 ///   opened with; a request waiting for a resource waits in its own slot.
+/// - While `room()` is zero it is polled each turn, even with nothing in flight: only time may give it room again.
 /// - `poll` fills `done` up to its room and keeps the rest for the next call. It may
 ///   submit to children; then it kicks them.
 /// - Nothing here allocates, blocks or reads a clock.
@@ -41,4 +42,7 @@ pub trait Channel {
 
     /// May this core sleep, as far as this channel is concerned?
     fn arm(&mut self) -> Armed;
+
+    /// Nothing more will be submitted: what is held back only to keep a pace is to come out now. A layer passes it on.
+    fn let_go(&mut self) {}
 }

@@ -221,6 +221,10 @@ impl Channel for DelayChannel {
         };
         own.min(self.child.arm())
     }
+
+    fn let_go(&mut self) {
+        self.child.let_go();
+    }
 }
 
 #[cfg(test)]

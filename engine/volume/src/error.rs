@@ -534,6 +534,10 @@ impl Channel for ErrorChannel {
         let resumes = (resumed && !self.pending.is_empty()) || (self.resuming > 0 && self.child.room() > 0);
         if resumes || !self.ended.is_empty() { Armed::Ready } else { self.child.arm() }
     }
+
+    fn let_go(&mut self) {
+        self.child.let_go();
+    }
 }
 
 #[cfg(test)]
