@@ -30,5 +30,5 @@ pub use controller::{
     Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, Pin, QUEUES_MAX, StopError,
 };
 pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};
-pub use ring::{AnyRing, PackedRing, RingAddresses, RingError, RingFault, RingFeatures, SplitRing};
+pub use ring::{AnyRing, PackedRing, RecordError, RecordPlace, RingAddresses, RingError, RingFault, RingFeatures, SplitRing};
 pub use session::{MemoryInfo, QueueInfo, SessionInfo};

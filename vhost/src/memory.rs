@@ -1,6 +1,6 @@
 //! A client's shared memory: checked, mapped, and announced to the cores that serve it. Knows no message on the wire and no ring.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use rustix::fs::fstatfs;
@@ -160,10 +160,13 @@ fn add(map: &mut GuestMap, offer: &RegionOffer) -> Result<(), MemoryError> {
         return Err(MemoryError::TooLarge { len_bytes: total });
     }
     let map_error = |source| MemoryError::Map { guest, source };
-    let magic = fstatfs(&offer.fd).map_err(|errno| map_error(MapError::Kernel(errno.into())))?.f_type;
-    if !FILE_SYSTEMS.contains(&magic) {
-        return Err(MemoryError::FileSystem { guest, magic });
-    }
+    on_memory(&offer.fd).map_err(|magic| MemoryError::FileSystem { guest, magic })?;
     let region = Region::of_file(offer.fd.as_fd(), offer.offset, len_bytes).map_err(map_error)?;
     Ok(map.add(GuestRange { guest, user, region })?)
+}
+
+/// Whether a file's pages come from this machine's own memory or disks; if not, the type of the file system (0 if there is none).
+pub(crate) fn on_memory(file: &OwnedFd) -> Result<(), i64> {
+    let magic = fstatfs(file).map_or(0, |stat| stat.f_type);
+    if FILE_SYSTEMS.contains(&magic) { Ok(()) } else { Err(magic) }
 }

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use crate::ring::RingAddresses;
 
 pub(crate) use rules::Code;
-pub(crate) use socket::{Inlet, ReadError, WriteError, reply, send};
+pub(crate) use socket::{Inlet, ReadError, WriteError, reply, reply_with, send};
 
 /// Bytes of a header: request, flags and size, 32 bits each, in the machine's byte order.
 pub(crate) const HEADER_BYTES: usize = 12;
@@ -27,6 +27,8 @@ pub(crate) const BODY_BYTES_MAX: usize = 8 + REGION_BYTES * TABLE_REGIONS_MAX;
 pub(crate) const FDS_MAX: usize = TABLE_REGIONS_MAX;
 /// Most bytes of configuration space one message carries (VHOST_USER_MAX_CONFIG_SIZE of QEMU).
 pub(crate) const CONFIG_BYTES_MAX: usize = 256;
+/// Bytes of an inflight description.
+pub(crate) const INFLIGHT_BYTES: usize = 20;
 /// Bytes before the content of a configuration message: offset, size and flags.
 pub(crate) const CONFIG_HEAD_BYTES: usize = 12;
 
@@ -113,6 +115,28 @@ pub(crate) struct RingFd {
     pub(crate) fd: Option<OwnedFd>,
 }
 
+/// Where the record of what is in flight lies, and for which queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InflightPlace {
+    /// Bytes of it, from `offset` on in its file.
+    pub(crate) len_bytes: u64,
+    pub(crate) offset: u64,
+    pub(crate) queues: u16,
+    /// Most descriptors of one of them.
+    pub(crate) size: u16,
+}
+
+impl InflightPlace {
+    pub(crate) fn bytes(self) -> [u8; INFLIGHT_BYTES] {
+        let mut bytes = [0; INFLIGHT_BYTES];
+        bytes[..8].copy_from_slice(&self.len_bytes.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&self.offset.to_ne_bytes());
+        bytes[16..18].copy_from_slice(&self.queues.to_ne_bytes());
+        bytes[18..].copy_from_slice(&self.size.to_ne_bytes());
+        bytes
+    }
+}
+
 /// What a front end can ask, as far as this back end knows it.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -165,6 +189,15 @@ pub(crate) enum Request {
     SetStatus(u64),
     GetStatus,
     /// A request of the protocol, or of none, that this back end does not serve.
+    /// With the size that the answer's body has to have.
+    GetInflight {
+        place: InflightPlace,
+        answer_bytes: usize,
+    },
+    SetInflight {
+        place: InflightPlace,
+        fd: OwnedFd,
+    },
     Unknown,
 }
 

@@ -1,5 +1,7 @@
 //! One virtqueue served on one core: the poller between a guest's ring and a channel. Knows no message and no socket.
 
+mod writes;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 use spinel_core::mem::{GuestMap, Segment};
 use spinel_core::{
-    Armed, Channel, Completion, Completions, Core, Instant, Meter, OpKind, OpenError, Poller, Progress, Recipe, Remains, Request, Status,
-    Tag, Watch, mem,
+    Armed, Channel, Completion, Completions, Core, Instant, Lba, Meter, Op, OpKind, OpenError, Poller, Progress, Recipe, Remains, Request,
+    Status, Tag, Watch, mem,
 };
 
 use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms, Transfer};
 use crate::ring::{AnyRing, Ring, RingFault};
+use writes::Writes;
 
 /// Everything a queue needs to run; built by the session, consumed on the core.
 pub struct QueueSetup<R = AnyRing> {
@@ -158,6 +161,12 @@ struct Queue<R> {
     volatile: bool,
     flights: Box<[Flight]>,
     in_flight: usize,
+    /// What is being written, if requests are on record and may have to be done again.
+    writes: Option<Box<Writes>>,
+    /// Whether chains that were taken have yet to start, before any other is taken.
+    owes: bool,
+    /// One of them, which was looked at and waits for a write in flight to end.
+    waits: Option<u16>,
     state: State,
     kicks_wanted: bool,
     watch: Option<Watch>,
@@ -180,6 +189,9 @@ impl<R: Ring> Queue<R> {
             volatile: geometry.write_cache,
             flights: vec![none; usize::from(size)].into_boxed_slice(),
             in_flight: 0,
+            writes: setup.ring.keeps_record().then(|| Box::new(Writes::new(size))),
+            owes: setup.ring.keeps_record(),
+            waits: None,
             state: State::Running,
             kicks_wanted: true,
             watch,
@@ -204,6 +216,9 @@ impl<R: Ring> Queue<R> {
             assert!(flight.flies, "a channel completes a tag once");
             flight.flies = false;
             let head = u16::try_from(tag.0).expect("tags of this queue are heads");
+            if let (Some(writes), true) = (&mut self.writes, flight.op != OpKind::Read) {
+                writes.end(head);
+            }
             if *status == Status::Ok {
                 alike.add(flight, now, meter);
                 let data_bytes = if flight.op == OpKind::Read { flight.bytes } else { 0 };
@@ -233,6 +248,9 @@ impl<R: Ring> Queue<R> {
 
     /// Takes chains, at most a batch, and never more than the channel has room for; the rest stays in the guest's ring.
     fn take(&mut self, now: Instant) -> Result<usize, RingFault> {
+        if self.owes {
+            return self.take_owed(now);
+        }
         let waiting = self.setup.ring.waiting()?;
         if waiting == 0 {
             return Ok(0);
@@ -254,6 +272,25 @@ impl<R: Ring> Queue<R> {
         Ok(usize::from(batch))
     }
 
+    /// Starts chains that were taken before: by a process that is gone, or in a turn when they had to wait.
+    #[inline(never)]
+    fn take_owed(&mut self, now: Instant) -> Result<usize, RingFault> {
+        // A write that was posted after the cache was switched off must see it off, as in `take`.
+        self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
+        let room = self.channel.room().min(usize::from(BATCH));
+        for started in 0..room {
+            let Some(head) = self.waits.take().or_else(|| self.setup.ring.replay()) else {
+                self.owes = false;
+                return Ok(started);
+            };
+            self.start(head, now)?;
+            if self.waits.is_some() {
+                return Ok(started);
+            }
+        }
+        Ok(room)
+    }
+
     /// Starts one request. Answers what it cost this turn.
     #[inline(always)]
     fn start(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
@@ -264,19 +301,30 @@ impl<R: Ring> Queue<R> {
         let QueueSetup { ring, guest, .. } = &mut self.setup;
         let near = guest.near();
         match ring.usual(head, near).and_then(|chain| blk::transfer_of(&chain, near, &self.terms)) {
-            Some(transfer) => Ok(self.submit(head, transfer, now)),
+            Some(transfer) => self.submit(head, transfer, now),
             None => self.start_elsewhere(head, now),
         }
     }
 
     #[inline(always)]
-    fn submit(&mut self, head: u16, transfer: Transfer, now: Instant) -> u64 {
+    fn submit(&mut self, head: u16, transfer: Transfer, now: Instant) -> Result<u64, RingFault> {
         let Transfer { op, start, blocks, data, status } = transfer;
+        if op != Op::Read && !begins(&mut self.writes, head, op, start, blocks) {
+            return Ok(self.wait(head));
+        }
+        self.setup.ring.record(head)?;
         let bytes = data.len_bytes();
         self.flights[usize::from(head)] = Flight { status, started: now, bytes, op: op.kind(), flies: true };
         self.in_flight += 1;
         self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments: &[data] });
-        USUAL_COST + u64::from(bytes)
+        Ok(USUAL_COST + u64::from(bytes))
+    }
+
+    /// Keeps a chain until a write in flight has ended. The turn takes nothing more.
+    #[cold]
+    fn wait(&mut self, head: u16) -> u64 {
+        (self.owes, self.waits) = (true, Some(head));
+        TURN_COST
     }
 
     /// Starts one request, parts of which lie in another range of memory than what came before, or which is no usual one.
@@ -284,7 +332,7 @@ impl<R: Ring> Queue<R> {
     fn start_elsewhere(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
         let QueueSetup { ring, guest, .. } = &mut self.setup;
         match ring.usual(head, &*guest).and_then(|chain| blk::transfer_of(&chain, &*guest, &self.terms)) {
-            Some(transfer) => Ok(self.submit(head, transfer, now)),
+            Some(transfer) => self.submit(head, transfer, now),
             None => self.start_any(head, now),
         }
     }
@@ -299,6 +347,12 @@ impl<R: Ring> Queue<R> {
         self.chain.gather(head, chain, guest)?;
         let status = self.chain.status();
         let asked = blk::parse(&self.chain, guest, &self.terms, &disk.serial);
+        if let Asked::Submit { op, start, blocks, .. } = asked
+            && !begins(&mut self.writes, head, op, start, blocks)
+        {
+            return Ok(self.wait(head));
+        }
+        ring.record(head)?;
         match asked {
             Asked::Submit { op, start, blocks, segments } => {
                 let bytes = blocks.saturating_mul(self.terms.block_bytes);
@@ -314,6 +368,7 @@ impl<R: Ring> Queue<R> {
 
     fn fault(&mut self, fault: RingFault) {
         self.state = State::Faulted;
+        self.owes = false;
         // The session may be gone already; then nobody needs to know.
         let _ = self.setup.events.send(QueueEvent::Fault { index: self.setup.index, fault });
         let _ = rustix::io::write(&self.setup.poke.0, &1_u64.to_ne_bytes());
@@ -338,6 +393,15 @@ impl<R: Ring> Queue<R> {
     }
 }
 
+/// Whether a request may start now, as far as those in flight are concerned that write where it does. If so, it is one of them.
+#[inline(always)]
+fn begins(writes: &mut Option<Box<Writes>>, head: u16, op: Op, start: Lba, blocks: u32) -> bool {
+    match writes {
+        Some(writes) if op.kind().changes() => writes.begin(head, start, blocks),
+        _ => true,
+    }
+}
+
 /// Writes a request's status and puts its chain into the used ring.
 #[inline(always)]
 fn finish<R: Ring>(ring: &mut R, guest: &GuestMap, head: u16, status_at: &Segment, status: u8, written_bytes: u32) {
@@ -357,21 +421,21 @@ impl<R: Ring> Poller for Queue<R> {
             self.publish();
         }
         self.check_memory();
-        if self.state == State::Running {
-            match self.take(now) {
-                Ok(0) => {}
-                Ok(_) => {
-                    busy = true;
-                    self.channel.kick();
-                    // Chains that needed no device are finished already.
-                    self.publish();
-                }
-                Err(fault) => {
-                    busy = true;
-                    self.channel.kick();
-                    self.publish();
-                    self.fault(fault);
-                }
+        // A queue that stops finishes what it has taken; what is owed was taken.
+        let taken = if self.state == State::Running || self.owes { self.take(now) } else { Ok(0) };
+        match taken {
+            Ok(0) => {}
+            Ok(_) => {
+                busy = true;
+                self.channel.kick();
+                // Chains that needed no device are finished already.
+                self.publish();
+            }
+            Err(fault) => {
+                busy = true;
+                self.channel.kick();
+                self.publish();
+                self.fault(fault);
             }
         }
         if busy {
@@ -379,13 +443,18 @@ impl<R: Ring> Poller for Queue<R> {
             return Progress::Busy;
         }
         match (self.in_flight, self.state) {
-            (0, State::Stopping) => Progress::Stopped,
+            (0, State::Stopping) if !self.owes => Progress::Stopped,
             (0, _) => Progress::Idle,
             _ => Progress::Waiting,
         }
     }
 
     fn arm(&mut self) -> Armed {
+        if self.owes {
+            // One that waits for a write does so until that has ended.
+            let waits = self.waits.is_some() && self.in_flight > 0 || self.channel.room() == 0;
+            return if waits { self.channel.arm() } else { Armed::Ready };
+        }
         // A ring that waits for room is woken by the channel alone; looking at it again would keep the core awake for nothing.
         if self.state == State::Running && self.channel.room() > 0 {
             if self.setup.kick.is_none() {

@@ -9,6 +9,7 @@ mod deadline;
 mod describe;
 pub(crate) mod feature;
 mod front_end;
+mod inflight;
 mod quarantine;
 mod requests;
 mod vring;
@@ -28,12 +29,13 @@ pub(crate) use deadline::Deadline;
 pub use describe::{MemoryInfo, QueueInfo, SessionInfo};
 use feature::protocol;
 use front_end::{Answer, FrontEnd};
+use inflight::{Inflight, InflightError};
 pub(crate) use quarantine::Quarantine;
 use vring::{Bar, Hung, Vring};
 
 use crate::blk::{self, BlkFeatures, Disk};
 use crate::memory::{Leaving, Memory, MemoryError};
-use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply};
+use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply, reply_with};
 use crate::queue::{Poked, QueueEvent, QueueSetup};
 use crate::ring::{AnyRing, RingError, RingFault, RingFeatures};
 
@@ -94,6 +96,8 @@ pub(crate) enum Refusal {
     Status { value: u64 },
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     #[error("this back end does not serve it")]
     Unknown,
 }
@@ -122,6 +126,8 @@ enum Outcome {
     Done,
     /// A reply of the request's own.
     Reply(Vec<u8>),
+    /// The same with a descriptor.
+    ReplyWith(Vec<u8>, OwnedFd),
 }
 
 /// How many of a client's faults are logged: a hostile one makes tens of thousands a second.
@@ -146,6 +152,8 @@ pub(crate) struct Session {
     /// Regions that are to be pinned once queues run.
     unpinned: Vec<Weak<Region>>,
     vrings: Vec<Vring>,
+    /// Where what is in flight is on record, if the front end keeps a record.
+    inflight: Option<Inflight>,
     front_end: Option<FrontEnd>,
     /// The front end has yet to hear that the configuration changed.
     config_changed: bool,
@@ -167,6 +175,7 @@ impl Session {
             memory: Memory::new(Arc::clone(&served.cores)),
             unpinned: Vec::new(),
             vrings: (0..queues).map(|_| Vring::default()).collect(),
+            inflight: None,
             front_end: None,
             config_changed: false,
             // A run sends one event at most, and events are taken before a queue starts again: twice the queues suffice.
@@ -205,6 +214,7 @@ impl Session {
         let acknowledge = need_reply && self.negotiated(protocol::REPLY_ACK) && !code.answered();
         match outcome {
             Ok(Outcome::Reply(body)) => reply(self.socket.as_fd(), code, &body)?,
+            Ok(Outcome::ReplyWith(body, fd)) => reply_with(self.socket.as_fd(), code, &body, &fd)?,
             Ok(Outcome::Done) if acknowledge => reply(self.socket.as_fd(), code, &0_u64.to_ne_bytes())?,
             Ok(Outcome::Done) => {}
             Err(Trouble::Refused(refusal)) if acknowledge => {
@@ -320,16 +330,13 @@ impl Session {
                 return Ok(());
             }
         };
-        let begins = ring.base();
-        let asked = self.vrings[at].base.unwrap_or(begins);
-        // A packed ring begins where it is asked to.
-        if asked != begins && matches!(ring, AnyRing::Split(_)) && self.complains() {
-            tracing::warn!(
+        let owed = ring.owed();
+        if owed > 0 {
+            tracing::info!(
                 controller = self.served.name,
                 queue = index,
-                asked,
-                begins,
-                "the queue begins where the used ring ends: what lies before is done"
+                requests = owed,
+                "what was in flight when it was served last is done again"
             );
         }
         let core = (self.served.first_core + at) % self.served.cores.len();
@@ -353,7 +360,9 @@ impl Session {
             poke: Arc::clone(&self.served.poke),
             meter: self.served.disk.meters.start(),
         };
-        vring.start(&self.served.cores[core], setup).map_err(|source| End::Open { index, source })
+        vring.start(&self.served.cores[core], setup).map_err(|source| End::Open { index, source })?;
+        (vring.ran, vring.anew) = (true, false);
+        Ok(())
     }
 
     fn ring(&self, at: usize) -> Result<AnyRing, RingError> {
@@ -365,7 +374,11 @@ impl Session {
             event_idx: self.has(feature::EVENT_IDX),
             indirect: self.has(feature::INDIRECT_DESC),
         };
-        AnyRing::new(self.memory.map(), size, addresses, features, vring.base)
+        let ring = AnyRing::new(self.memory.map(), size, addresses, features, vring.base)?;
+        match self.inflight.as_ref().and_then(|inflight| inflight.record(at, size)) {
+            Some(place) => ring.on_record(&place, vring.anew),
+            None => Ok(ring),
+        }
     }
 
     /// Serves a ring no longer, and tells its front end so.

@@ -66,6 +66,13 @@ pub enum OpKind {
 pub const OPS: [OpKind; 5] = [OpKind::Read, OpKind::Write, OpKind::Flush, OpKind::Discard, OpKind::WriteZeroes];
 
 impl OpKind {
+    /// Whether it changes what blocks hold.
+    #[must_use]
+    #[inline]
+    pub fn changes(self) -> bool {
+        matches!(self, Self::Write | Self::Discard | Self::WriteZeroes)
+    }
+
     /// Its place in [`OPS`].
     #[must_use]
     pub fn index(self) -> usize {

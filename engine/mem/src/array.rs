@@ -200,6 +200,14 @@ impl Wrapping<[u64; 2]> {
         // SAFETY: the first word of an element inside the live, writable region.
         unsafe { self.at(index).cast::<u64>().write_volatile(word) };
     }
+
+    /// Stores the first word of an element with the given ordering.
+    #[inline(always)]
+    pub fn store_first(&self, index: u16, word: u64, ordering: Ordering) {
+        // SAFETY: the first word of an element is aligned and live as long as self; every access of ours to it is atomic or volatile.
+        let first = unsafe { AtomicU64::from_ptr(self.at(index).cast::<u64>().as_ptr()) };
+        first.store(word, ordering);
+    }
 }
 
 macro_rules! atomic_words {

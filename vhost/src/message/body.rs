@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use super::{
-    CONFIG_HEAD_BYTES, Code, FLAG_NEED_REPLY, Header, Message, MessageError, REGION_BYTES, RegionOffer, RegionPlace, Request, RingFd,
+    CONFIG_HEAD_BYTES, Code, FLAG_NEED_REPLY, Header, InflightPlace, Message, MessageError, REGION_BYTES, RegionOffer, RegionPlace,
+    Request, RingFd,
 };
 use crate::ring::RingAddresses;
 
@@ -80,6 +81,8 @@ fn parse_request(code: Code, body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Reque
             }
             Request::SetConfig { offset, flags, content: content.to_vec() }
         }
+        Code::GET_INFLIGHT_FD => Request::GetInflight { place: inflight(body), answer_bytes: body.len() },
+        Code::SET_INFLIGHT_FD => Request::SetInflight { place: inflight(body), fd: fds.pop().expect("checked: one descriptor") },
         Code::RESET_DEVICE => Request::ResetDevice,
         Code::GET_MAX_MEM_SLOTS => Request::GetMemorySlots,
         Code::ADD_MEM_REG => {
@@ -101,6 +104,12 @@ fn one(body: &[u8]) -> u64 {
 fn region(bytes: &[u8]) -> (RegionPlace, u64) {
     let [guest, len_bytes, user, offset] = longs(bytes);
     (RegionPlace { guest, user, len_bytes }, offset)
+}
+
+fn inflight(body: &[u8]) -> InflightPlace {
+    let [len_bytes, offset] = longs(body);
+    let [queues, size] = [16, 18].map(|at| u16::from_ne_bytes([body[at], body[at + 1]]));
+    InflightPlace { len_bytes, offset, queues, size }
 }
 
 /// A memory table: a count, and exactly as many descriptions and descriptors.

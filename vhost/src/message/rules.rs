@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::{BODY_BYTES_MAX, CONFIG_BYTES_MAX, CONFIG_HEAD_BYTES, FDS_MAX, MessageError, REGION_BYTES};
+use super::{BODY_BYTES_MAX, CONFIG_BYTES_MAX, CONFIG_HEAD_BYTES, FDS_MAX, INFLIGHT_BYTES, MessageError, REGION_BYTES};
 
 /// A request's number. Printed with its name, if it has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,8 @@ const STATE: RangeInclusive<usize> = 8..=8;
 const ADDRESS: RangeInclusive<usize> = 40..=40;
 /// Padding and one memory region.
 const REGION: RangeInclusive<usize> = 8 + REGION_BYTES..=8 + REGION_BYTES;
+/// An inflight description: size, offset, number of queues and their size; front ends pad it to whole words.
+const INFLIGHT: RangeInclusive<usize> = INFLIGHT_BYTES..=24;
 const CONFIG: RangeInclusive<usize> = CONFIG_HEAD_BYTES..=CONFIG_HEAD_BYTES + CONFIG_BYTES_MAX;
 
 const fn rule(code: Code, name: &'static str, body_bytes: RangeInclusive<usize>, fds: RangeInclusive<usize>, answered: bool) -> Rule {
@@ -53,6 +55,8 @@ impl Code {
     pub(crate) const SET_BACKEND_REQ_FD: Self = Self(21);
     pub(crate) const GET_CONFIG: Self = Self(24);
     pub(crate) const SET_CONFIG: Self = Self(25);
+    pub(crate) const GET_INFLIGHT_FD: Self = Self(31);
+    pub(crate) const SET_INFLIGHT_FD: Self = Self(32);
     pub(crate) const RESET_DEVICE: Self = Self(34);
     pub(crate) const GET_MAX_MEM_SLOTS: Self = Self(36);
     pub(crate) const ADD_MEM_REG: Self = Self(37);
@@ -62,7 +66,7 @@ impl Code {
 }
 
 /// Every request this back end serves.
-static RULES: [Rule; 25] = [
+static RULES: [Rule; 27] = [
     rule(Code::GET_FEATURES, "GET_FEATURES", NONE, NONE, true),
     rule(Code::SET_FEATURES, "SET_FEATURES", U64, NONE, false),
     rule(Code::SET_OWNER, "SET_OWNER", NONE, NONE, false),
@@ -82,6 +86,8 @@ static RULES: [Rule; 25] = [
     rule(Code::SET_BACKEND_REQ_FD, "SET_BACKEND_REQ_FD", NONE, 1..=1, false),
     rule(Code::GET_CONFIG, "GET_CONFIG", CONFIG, NONE, true),
     rule(Code::SET_CONFIG, "SET_CONFIG", CONFIG, NONE, false),
+    rule(Code::GET_INFLIGHT_FD, "GET_INFLIGHT_FD", INFLIGHT, NONE, true),
+    rule(Code::SET_INFLIGHT_FD, "SET_INFLIGHT_FD", INFLIGHT, 1..=1, false),
     rule(Code::RESET_DEVICE, "RESET_DEVICE", NONE, NONE, false),
     rule(Code::GET_MAX_MEM_SLOTS, "GET_MAX_MEM_SLOTS", NONE, NONE, true),
     rule(Code::ADD_MEM_REG, "ADD_MEM_REG", REGION, 1..=1, false),

@@ -1,11 +1,13 @@
 //! Reading and writing messages on a socket that is never waited for. Knows nothing of what they mean.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 
 use super::{BODY_BYTES_MAX, CONFIG_BYTES_MAX, CONFIG_HEAD_BYTES, Code, FDS_MAX, FLAG_REPLY, HEADER_BYTES, Header, Message, MessageError};
 
@@ -116,13 +118,21 @@ impl Inlet {
 /// # Errors
 /// [`WriteError`]; a front end that lets its socket's buffer fill is not waited for.
 pub(crate) fn send(socket: BorrowedFd<'_>, code: Code, flags: u32, body: &[u8]) -> Result<(), WriteError> {
+    send_with(socket, code, flags, body, &[])
+}
+
+fn send_with(socket: BorrowedFd<'_>, code: Code, flags: u32, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), WriteError> {
     let whole = HEADER_BYTES + body.len();
     assert!(whole <= OUT_BYTES_MAX, "a message of {whole} bytes of our own");
     let mut bytes = [0; OUT_BYTES_MAX];
     let size = u32::try_from(body.len()).expect("a small size");
     bytes[..HEADER_BYTES].copy_from_slice(&Header { code, flags, size }.bytes());
     bytes[HEADER_BYTES..whole].copy_from_slice(body);
-    let sent = rustix::io::retry_on_intr(|| rustix::net::send(socket, &bytes[..whole], SendFlags::DONTWAIT | SendFlags::NOSIGNAL));
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)), "one descriptor at most");
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(&bytes[..whole])], &mut control, flags));
     match sent {
         Ok(count) if count == whole => Ok(()),
         Ok(_) | Err(Errno::AGAIN) => Err(WriteError::Full),
@@ -138,13 +148,19 @@ pub(crate) fn reply(socket: BorrowedFd<'_>, code: Code, body: &[u8]) -> Result<(
     send(socket, code, FLAG_REPLY, body)
 }
 
+/// The same with a descriptor.
+///
+/// # Errors
+/// As [`send`].
+pub(crate) fn reply_with(socket: BorrowedFd<'_>, code: Code, body: &[u8], fd: &OwnedFd) -> Result<(), WriteError> {
+    send_with(socket, code, FLAG_REPLY, body, &[fd.as_fd()])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::Request;
-    use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, SocketType, socketpair};
-    use std::io::IoSlice;
-    use std::os::fd::AsFd;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()

@@ -17,6 +17,11 @@ pub(crate) struct Batch {
 
 impl Batch {
     #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    #[inline(always)]
     pub(crate) fn put(&mut self, slots: &impl Slots, slot: u16, word: u64) {
         match self.first {
             None => self.first = Some((slot, word)),
@@ -31,12 +36,12 @@ impl Batch {
         slots.store(slot, word);
     }
 
-    /// Makes the batch visible, if there is one; answers whether there was.
+    /// Makes the batch visible, if there is one.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, slots: &impl Slots) -> bool {
-        let Some((slot, word)) = self.first.take() else { return false };
-        slots.release(slot, word);
-        true
+    pub(crate) fn publish(&mut self, slots: &impl Slots) {
+        if let Some((slot, word)) = self.first.take() {
+            slots.release(slot, word);
+        }
     }
 }
 
@@ -85,8 +90,8 @@ mod tests {
             for (slot, word) in [(0, 1), (1, 2), (2, 3)] {
                 batch.put(model, slot, word);
             }
-            assert!(batch.publish(model));
-            assert!(!batch.publish(model), "there is nothing left");
+            batch.publish(model);
+            assert!(batch.is_empty(), "there is nothing left");
         });
     }
 

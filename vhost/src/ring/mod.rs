@@ -3,11 +3,13 @@
 mod batch;
 mod doze;
 mod packed;
+mod record;
 mod split;
 
 use spinel_core::mem::{GuestMap, Look, Near, Segment};
 
 pub use packed::PackedRing;
+pub use record::{RecordError, RecordPlace};
 pub(crate) use split::{Descriptor, Usual};
 pub use split::{RingAddresses, RingError, RingFault, SplitRing};
 
@@ -37,6 +39,15 @@ pub(crate) trait Ring: Into<AnyRing> + 'static {
 
     /// The descriptors of the chain that was taken last, raw, each copied once; at least one, and none of them names a table.
     fn chain(&mut self, head: u16, guest: &GuestMap) -> Result<&[[u64; 2]], RingFault>;
+
+    /// Whether what is in flight goes on record.
+    fn keeps_record(&self) -> bool;
+
+    /// Puts the chain that was taken or replayed last on record as in flight, if there is a record. Before anything that it asks for is done.
+    fn record(&mut self, head: u16) -> Result<(), RingFault>;
+
+    /// The oldest chain that is on record as in flight and was not replayed yet, as if it had been taken. All of them before any is taken.
+    fn replay(&mut self) -> Option<u16>;
 
     /// Gives a finished chain back, into which at least a status was written; `publish` makes that visible.
     fn put_used(&mut self, head: u16, written_bytes: u32);
@@ -92,12 +103,36 @@ impl AnyRing {
         }
     }
 
+    /// The same ring, with what is in flight on record. What is on record there already is to be done again; the ring goes
+    /// on behind it, wherever it was said to be. If it begins `anew`, nothing that is on record matters.
+    ///
+    /// # Errors
+    /// [`RingError::Record`] if the record cannot be gone on with.
+    pub fn on_record(self, place: &RecordPlace, anew: bool) -> Result<Self, RingError> {
+        match self {
+            Self::Split(ring) => ring.on_record(place, anew).map(Self::Split),
+            Self::Packed(ring) => ring.on_record(place, anew).map(Self::Packed),
+        }
+        .map_err(RingError::Record)
+    }
+
     /// Where to go on once nothing is in flight, as VHOST_USER_GET_VRING_BASE has it.
     #[must_use]
     pub fn base(&self) -> u32 {
         match self {
             Self::Split(ring) => ring.base(),
             Self::Packed(ring) => ring.base(),
+        }
+    }
+}
+
+impl AnyRing {
+    /// How many chains of those that are on record are to be done again.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        match self {
+            Self::Split(ring) => ring.owed(),
+            Self::Packed(ring) => ring.owed(),
         }
     }
 }

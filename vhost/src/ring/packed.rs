@@ -9,6 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 use spinel_core::mem::{Array, GuestMap, Look, Near, Segment, Wrapping};
 
 use super::batch::{Batch, Slots};
+use super::record::{PackedRecord, RecordError, RecordPlace, UsedPlace};
 use super::split::{DESCRIPTOR_BYTES, RingAddresses, RingError, RingFault, TABLE_MAX, Usual, aligned, part, wrapping};
 use super::{Ring, doze};
 
@@ -55,9 +56,15 @@ impl Cursor {
     /// What a lap changes in a sign, and what tells available descriptors from others.
     const LAP: u64 = AVAILABLE | USED;
 
-    /// At a place, with the sign that is right in the first lap.
-    fn new(place: u16, size: u16, first_sign: u64) -> Self {
-        let sign = if place < size { first_sign } else { first_sign ^ Self::LAP };
+    /// At the beginning, with the sign that is right in the first lap: AVAILABLE is set.
+    fn new(sign: u64) -> Self {
+        Self { slot: 0, sign }
+    }
+
+    /// The same at another place.
+    fn at(self, place: u16, size: u16) -> Self {
+        let is_first_lap = self.sign & AVAILABLE != 0;
+        let sign = if (place < size) == is_first_lap { self.sign } else { self.sign ^ Self::LAP };
         Self { slot: place & (size - 1), sign }
     }
 
@@ -103,6 +110,7 @@ pub struct PackedRing {
     /// The descriptors of that chain if it has more than one, or those of its table, as a split ring has them: raw, and
     /// of the flags only WRITE. Never more than the ring or a table holds.
     chain: Vec<[u64; 2]>,
+    record: Option<PackedRecord>,
 }
 
 impl PackedRing {
@@ -140,8 +148,8 @@ impl PackedRing {
             driver_event: part(guest, "driver event suppression", addresses.available, 1)?,
             device_event: part(guest, "device event suppression", addresses.used, 1)?,
             // Without tables no chain is usual by one: what is compared with this has no id.
-            avail: Cursor::new(0, size, AVAILABLE | if indirect { USUAL_TABLE } else { 1 << ID_SHIFT }),
-            used: Cursor::new(0, size, AVAILABLE | USED | WRITE),
+            avail: Cursor::new(AVAILABLE | if indirect { USUAL_TABLE } else { 1 << ID_SHIFT }),
+            used: Cursor::new(AVAILABLE | USED | WRITE),
             published: 0,
             batch: Batch::default(),
             links: vec![0; usize::from(size)].into_boxed_slice(),
@@ -150,12 +158,43 @@ impl PackedRing {
             first: [0; 2],
             by_table: false,
             chain: Vec::with_capacity(usize::from(size).max(TABLE_MAX as usize)),
+            record: None,
         };
         let begins = ring.begins(base.unwrap_or(Self::BEGINNING))?;
-        ring.avail = Cursor::new(begins, size, ring.avail.sign);
-        ring.used = Cursor::new(begins, size, ring.used.sign);
-        ring.published = begins;
+        ring.begin_at(begins, begins);
         Ok(ring)
+    }
+
+    /// Goes on at these places.
+    fn begin_at(&mut self, used: u16, avail: u16) {
+        self.avail = self.avail.at(avail, self.size);
+        self.used = self.used.at(used, self.size);
+        self.published = used;
+    }
+
+    /// See [`AnyRing::on_record`](super::AnyRing::on_record).
+    pub(super) fn on_record(mut self, place: &RecordPlace, anew: bool) -> Result<Self, RecordError> {
+        let holds = |place: UsedPlace| {
+            let sign = if place.wrap { AVAILABLE } else { USED };
+            (u64::from_le(self.descriptors.get(place.slot)[1]) ^ sign) & Cursor::LAP == 0
+        };
+        let record = PackedRecord::open(place, self.size, self.used_place(), anew, holds)?;
+        let UsedPlace { slot, wrap } = record.used();
+        let used = slot | if wrap { 0 } else { self.size };
+        let avail = used.wrapping_add(record.owed()) & (self.size << 1).wrapping_sub(1);
+        self.begin_at(used, avail);
+        self.record = Some(record);
+        Ok(self)
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.record.as_ref().map_or(0, PackedRecord::chains_owed)
+    }
+
+    /// Where the next used descriptor goes, as a record has it.
+    #[inline(always)]
+    fn used_place(&self) -> UsedPlace {
+        UsedPlace { slot: self.used.slot, wrap: self.used.sign & AVAILABLE != 0 }
     }
 
     /// Whether a front end may ask for this: one place, in both halves or in the lower one alone. What lies between two
@@ -296,6 +335,12 @@ impl PackedRing {
         Ok(())
     }
 
+    fn replay_one(&mut self, descriptor: [u64; 2]) -> u16 {
+        self.first = [descriptor[0], descriptor[1] & !NEXT];
+        self.by_table = self.indirect && self.first[1] & (INDIRECT | LEN) == USUAL_TABLE;
+        id_of(descriptor[1])
+    }
+
     #[inline(never)]
     fn put_used_anywhere(&mut self, id: u16, written_bytes: u32) {
         self.batch.put(&self.descriptors, self.used.slot, self.used_word(id, written_bytes));
@@ -403,9 +448,38 @@ impl Ring for PackedRing {
         Ok(&self.chain)
     }
 
+    fn keeps_record(&self) -> bool {
+        self.record.is_some()
+    }
+
+    #[inline(always)]
+    fn record(&mut self, id: u16) -> Result<(), RingFault> {
+        let Some(record) = &mut self.record else { return Ok(()) };
+        let fits = if self.first[1] & NEXT == 0 {
+            record.begin(id, 1, std::iter::once(self.first))
+        } else {
+            let last = self.chain.len() - 1;
+            let in_ring = |(at, raw): (usize, &[u64; 2])| as_packed(*raw, id, at < last);
+            record.begin(id, self.chain.len(), self.chain.iter().enumerate().map(in_ring))
+        };
+        if fits { Ok(()) } else { Err(RingFault::Overrun(id)) }
+    }
+
+    fn replay(&mut self) -> Option<u16> {
+        let kept = self.record.as_mut()?.replay()?;
+        let [first, .., last] = *kept.descriptors else { return Some(self.replay_one(kept.descriptors[0])) };
+        self.chain.clear();
+        self.chain.extend(kept.descriptors.iter().map(|raw| as_split(*raw)));
+        (self.first, self.by_table) = ([first[0], first[1] | NEXT], false);
+        Some(id_of(last[1]))
+    }
+
     /// Puts a finished chain, into which something was written, among the used descriptors; `publish` makes it visible.
     #[inline(always)]
     fn put_used(&mut self, id: u16, written_bytes: u32) {
+        if let Some(record) = &mut self.record {
+            record.end(id);
+        }
         let Cursor { slot, .. } = self.used;
         if slot >= self.plain_below {
             return self.put_used_anywhere(id, written_bytes);
@@ -416,14 +490,22 @@ impl Ring for PackedRing {
 
     /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
     fn publish(&mut self) -> bool {
-        if !self.batch.publish(&self.descriptors) {
+        if self.batch.is_empty() {
             return false;
         }
-        self.plain_below = 0;
         let (old, new) = (self.published, self.place_of(self.used));
+        let used = self.used_place();
+        if let Some(record) = &mut self.record {
+            record.announce(used);
+        }
+        self.batch.publish(&self.descriptors);
+        self.plain_below = 0;
         self.published = new;
         // The descriptor must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
+        if let Some(record) = &mut self.record {
+            record.settle();
+        }
         // One load: the place belongs to the flags.
         let event = u32::from_le(self.driver_event.load(0, Ordering::Relaxed));
         match event & EVENTS {
@@ -493,6 +575,13 @@ fn halves(word: u32) -> (u16, u16) {
 #[inline(always)]
 fn as_split([address, word]: [u64; 2]) -> [u64; 2] {
     [address, word & LEN | word >> 16 & SPLIT_WRITE].map(u64::to_le)
+}
+
+/// The reverse, with an id, and for a chain that goes on or ends here.
+fn as_packed([address, word]: [u64; 2], id: u16, goes_on: bool) -> [u64; 2] {
+    let word = u64::from_le(word);
+    let next = if goes_on { NEXT } else { 0 };
+    [u64::from_le(address), word & LEN | (word & SPLIT_WRITE) << 16 | u64::from(id) << ID_SHIFT | next]
 }
 
 #[cfg(test)]

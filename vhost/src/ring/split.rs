@@ -5,6 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use spinel_core::mem::{Array, GuestMap, Look, Near, Plain, Segment, TranslateError, Wrapping};
 
+use super::record::{RecordError, RecordPlace, SplitRecord};
 use super::{Ring, doze};
 
 /// Where a ring's three parts lie, in the front end's virtual addresses (VHOST_USER_SET_VRING_ADDR).
@@ -39,6 +40,8 @@ pub enum RingError {
     },
     /// A packed ring cannot begin where VHOST_USER_SET_VRING_BASE says.
     Base(u32),
+    /// What was in flight when the ring was served last is not to be had.
+    Record(RecordError),
 }
 
 impl fmt::Display for RingError {
@@ -51,6 +54,7 @@ impl fmt::Display for RingError {
                 f,
                 "a packed ring cannot begin at {base:#x}: both halves hold one place below the ring's size and its wrap counter (bit 15)"
             ),
+            Self::Record(error) => write!(f, "the record of what is in flight (VHOST_USER_SET_INFLIGHT_FD): {error}"),
         }
     }
 }
@@ -233,6 +237,7 @@ pub struct SplitRing {
     table: Box<[[u64; 2]]>,
     /// Where chains whose links jump are put in order; never more than the ring and one table hold.
     chain: Vec<[u64; 2]>,
+    record: Option<SplitRecord>,
 }
 
 pub(super) fn part<T: Plain>(guest: &GuestMap, part: &'static str, address: u64, count: u32) -> Result<Array<T>, RingError> {
@@ -291,7 +296,21 @@ impl SplitRing {
             published: next_used,
             table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),
             chain: Vec::with_capacity(usize::from(size) + TABLE_MAX as usize),
+            record: None,
         })
+    }
+
+    /// See [`AnyRing::on_record`](super::AnyRing::on_record).
+    pub(super) fn on_record(mut self, place: &RecordPlace, anew: bool) -> Result<Self, RecordError> {
+        let record = SplitRecord::open(place, self.size, self.next_used, anew)?;
+        self.next_avail = self.next_used.wrapping_add(record.owed());
+        self.seen_avail = self.next_avail;
+        self.record = Some(record);
+        Ok(self)
+    }
+
+    pub(super) fn owed(&self) -> usize {
+        self.record.as_ref().map_or(0, |record| record.owed().into())
     }
 
     /// The same without a table.
@@ -453,11 +472,30 @@ impl Ring for SplitRing {
         self.follow(head, guest)
     }
 
+    fn keeps_record(&self) -> bool {
+        self.record.is_some()
+    }
+
+    #[inline(always)]
+    fn record(&mut self, head: u16) -> Result<(), RingFault> {
+        if let Some(record) = &mut self.record {
+            record.begin(head);
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self) -> Option<u16> {
+        self.record.as_mut()?.replay()
+    }
+
     /// Puts a finished chain into the used ring; `publish` makes it visible.
     #[inline(always)]
     fn put_used(&mut self, head: u16, written_bytes: u32) {
         self.elements.put(self.next_used, u32::from(head).to_le(), written_bytes.to_le());
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(record) = &mut self.record {
+            record.end(head);
+        }
     }
 
     /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
@@ -466,10 +504,16 @@ impl Ring for SplitRing {
             return false;
         }
         let (old, new) = (self.published, self.next_used);
+        if let Some(record) = &mut self.record {
+            record.announce();
+        }
         self.used.store(1, new.to_le(), Ordering::Release);
         self.published = new;
         // The index must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
+        if let Some(record) = &mut self.record {
+            record.settle(new);
+        }
         if self.event_idx {
             let event = self.used_event.as_ref().map_or(new, |event| u16::from_le(event.load(0, Ordering::Relaxed)));
             // virtio 1.2, 2.7.10: notify if the event index lies in [old, new).

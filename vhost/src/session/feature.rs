@@ -24,6 +24,8 @@ pub(crate) mod protocol {
     pub(crate) const BACKEND_REQ: u64 = 1 << 5;
     /// The configuration space travels over the protocol.
     pub(crate) const CONFIG: u64 = 1 << 9;
+    /// What is in flight is on record in memory that the front end keeps.
+    pub(crate) const INFLIGHT_SHMFD: u64 = 1 << 12;
     /// The device can be reset.
     pub(crate) const RESET_DEVICE: u64 = 1 << 13;
     /// Memory regions come and go one by one.
@@ -32,5 +34,5 @@ pub(crate) mod protocol {
     pub(crate) const STATUS: u64 = 1 << 16;
 
     /// What this back end does.
-    pub(crate) const OFFERED: u64 = MQ | REPLY_ACK | BACKEND_REQ | CONFIG | RESET_DEVICE | CONFIGURE_MEM_SLOTS | STATUS;
+    pub(crate) const OFFERED: u64 = MQ | REPLY_ACK | BACKEND_REQ | CONFIG | INFLIGHT_SHMFD | RESET_DEVICE | CONFIGURE_MEM_SLOTS | STATUS;
 }

@@ -8,10 +8,11 @@ use spinel_mem::GuestMap;
 
 use super::feature::{self, protocol};
 use super::front_end::FrontEnd;
+use super::inflight::{self, Inflight, InflightError};
 use super::{Outcome, Refusal, Session, Trouble, signal};
 use crate::blk;
 use crate::memory::SLOTS_MAX;
-use crate::message::{CONFIG_BYTES_MAX, Request, RingFd};
+use crate::message::{CONFIG_BYTES_MAX, InflightPlace, Request, RingFd};
 use crate::ring::PackedRing;
 
 /// SET_CONFIG's flag for live migration, when read-only fields are written too.
@@ -49,6 +50,10 @@ impl Session {
                 let next = self.needing(protocol::CONFIGURE_MEM_SLOTS)?.memory.without(place)?;
                 self.set_memory(next)?;
             }
+            Request::GetInflight { place, answer_bytes } => {
+                return Ok(self.needing(protocol::INFLIGHT_SHMFD)?.make_inflight(place, answer_bytes)?);
+            }
+            Request::SetInflight { place, fd } => self.needing(protocol::INFLIGHT_SHMFD)?.set_inflight(place, &fd)?,
             ring => return self.serve_ring(ring),
         }
         Ok(Outcome::Done)
@@ -82,8 +87,10 @@ impl Session {
                     return Err(Refusal::Base { base }.into());
                 }
                 self.halt(at)?;
-                self.vrings[at].base = Some(base);
-                self.vrings[at].moved();
+                let vring = &mut self.vrings[at];
+                // To begin with, the record of what was in flight knows better than a front end whose connection broke.
+                (vring.base, vring.anew) = (Some(base), vring.ran);
+                vring.moved();
             }
             Request::GetRingBase { index } => {
                 let at = self.at(index)?;
@@ -183,6 +190,7 @@ impl Session {
         for vring in &mut self.vrings {
             (vring.started, vring.kick, vring.bar) = (false, None, None);
             (vring.size, vring.addresses, vring.base) = (None, None, None);
+            vring.anew = true;
         }
         (self.features, self.status) = (None, 0);
         self.cache_wanted = self.served.disk.device.geometry().write_cache;
@@ -202,6 +210,23 @@ impl Session {
 
     fn set_front_end(&mut self, socket: OwnedFd) -> Result<(), Refusal> {
         self.front_end = Some(FrontEnd::new(socket).ok_or(Refusal::NoSocket)?);
+        Ok(())
+    }
+
+    fn make_inflight(&self, wanted: InflightPlace, answer_bytes: usize) -> Result<Outcome, InflightError> {
+        let (place, fd) = inflight::make(wanted, self.served.queues_max)?;
+        let mut body = place.bytes().to_vec();
+        body.resize(answer_bytes, 0);
+        Ok(Outcome::ReplyWith(body, fd))
+    }
+
+    fn set_inflight(&mut self, place: InflightPlace, fd: &OwnedFd) -> Result<(), Trouble> {
+        let next = Inflight::map(place, fd, self.served.queues_max)?;
+        self.halt_all()?;
+        self.inflight = Some(next);
+        for vring in &mut self.vrings {
+            vring.moved();
+        }
         Ok(())
     }
 

@@ -69,6 +69,10 @@ pub(crate) struct Vring {
     /// Tells the front end that the ring is broken.
     pub(crate) error: Option<OwnedFd>,
     pub(crate) enabled: bool,
+    /// A queue has run for it in this session, so that from here on its front end knows where it is.
+    pub(crate) ran: bool,
+    /// What is on record of it is about a ring that is no more.
+    pub(crate) anew: bool,
     pub(crate) bar: Option<Bar>,
     service: Service,
 }

@@ -45,7 +45,7 @@ pub(crate) const MQ: u64 = 1;
 pub(crate) const REPLY_ACK: u64 = 1 << 3;
 pub(crate) const BACKEND_REQ: u64 = 1 << 5;
 pub(crate) const CONFIG: u64 = 1 << 9;
-pub(crate) const PROTOCOL_ALL: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15 | 1 << 16;
+pub(crate) const PROTOCOL_ALL: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
 /// Virtio features.
 pub(crate) const FLUSH: u64 = 1 << 9;
 pub(crate) const CONFIG_WCE: u64 = 1 << 11;

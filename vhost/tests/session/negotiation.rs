@@ -44,7 +44,7 @@ fn what_is_offered_is_what_is_served() {
 fn bits_that_were_never_offered_are_refused_and_change_nothing() {
     let host = Host::new();
     let served = host.serve(memory_disk());
-    for (code, bits) in [(SET_FEATURES, 1 << 35), (SET_FEATURES, 1 << 26 | VERSION_1), (SET_PROTOCOL_FEATURES, 1 << 12)] {
+    for (code, bits) in [(SET_FEATURES, 1 << 35), (SET_FEATURES, 1 << 26 | VERSION_1), (SET_PROTOCOL_FEATURES, 1 << 8)] {
         let client = Client::connect(&served.path);
         client.send_packet(&Packet::new(code, longs(&[bits]), &[]), PLAIN);
         client.wait_closed();
