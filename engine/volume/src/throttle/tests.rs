@@ -221,6 +221,16 @@ fn a_change_concerns_what_is_under_way_too() {
 }
 
 #[test]
+fn what_the_child_still_has_when_limits_change_is_not_held_by_the_old_ones() {
+    let device = throttle(&[(Cap::ReadIos, 1, 0)]);
+    let mut guest = Guest::new(&device, 8, |_| (READ, 8));
+    guest.turn(at(0), true);
+    set(&device, &[(Cap::ReadIos, 2, 0)]);
+    guest.turn(at(TURN_NS), false);
+    assert_eq!((guest.done(), guest.in_flight), (8, 0));
+}
+
+#[test]
 fn a_limit_that_is_lifted_opens_the_room_of_a_channel_with_nothing_in_flight() {
     let device = throttle(&[(Cap::Ios, 1, 0)]);
     let mut guest = Guest::new(&device, 4, |_| (READ, 8));
