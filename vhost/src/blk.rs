@@ -164,6 +164,11 @@ impl Chain {
         self.status.expect("gather found it or failed")
     }
 
+    /// The data.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
     /// Space for `segments_max` data segments, and a few seams between memory regions.
     pub(crate) fn new(segments_max: u16) -> Self {
         let segments = Vec::with_capacity(usize::from(segments_max) + 8);

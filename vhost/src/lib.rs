@@ -19,6 +19,7 @@
 
 pub mod blk;
 mod controller;
+mod dirty;
 mod memory;
 mod message;
 mod queue;
@@ -29,6 +30,7 @@ pub use blk::{BlkFeatures, Disk};
 pub use controller::{
     Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, Pin, QUEUES_MAX, StopError,
 };
+pub use dirty::{DirtyLog, RingLog, Stretch};
 pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};
 pub use ring::{AnyRing, PackedRing, RecordError, RecordPlace, RingAddresses, RingError, RingFault, RingFeatures, SplitRing};
 pub use session::{MemoryInfo, QueueInfo, SessionInfo};

@@ -194,6 +194,13 @@ pub(crate) enum Request {
         place: InflightPlace,
         answer_bytes: usize,
     },
+    SetLog {
+        len_bytes: u64,
+        offset: u64,
+        fd: OwnedFd,
+    },
+    /// An eventfd to be written to whenever something is logged. Nobody waits for that any more, and it is closed.
+    SetLogEvent,
     SetInflight {
         place: InflightPlace,
         fd: OwnedFd,

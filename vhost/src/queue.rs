@@ -14,6 +14,7 @@ use spinel_core::{
 };
 
 use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms, Transfer};
+use crate::dirty::{Marker, RingLog};
 use crate::ring::{AnyRing, Ring, RingFault};
 use writes::Writes;
 
@@ -33,6 +34,8 @@ pub struct QueueSetup<R = AnyRing> {
     pub ring: R,
     /// The guest's memory; every region in it has been announced to the core.
     pub guest: GuestMap,
+    /// Where it is noted which of the guest's pages were written, while somebody copies them.
+    pub log: Option<RingLog>,
     /// Wakes the core when the guest kicks; none if the guest is to be polled for.
     pub kick: Option<OwnedFd>,
     /// Notified after completions; none while the guest polls.
@@ -50,8 +53,8 @@ pub struct QueueSetup<R = AnyRing> {
 impl<R> QueueSetup<R> {
     /// The same with another ring, and the ring.
     fn swap<S>(self, ring: S) -> (QueueSetup<S>, R) {
-        let Self { index, name, disk, features, writeback, ring: old, guest, kick, call, calls, events, poke, meter } = self;
-        (QueueSetup { index, name, disk, features, writeback, ring, guest, kick, call, calls, events, poke, meter }, old)
+        let Self { index, name, disk, features, writeback, ring: old, guest, log, kick, call, calls, events, poke, meter } = self;
+        (QueueSetup { index, name, disk, features, writeback, ring, guest, log, kick, call, calls, events, poke, meter }, old)
     }
 }
 
@@ -100,6 +103,9 @@ const DESCRIPTOR_COST: u64 = 1 << 10;
 const USUAL_COST: u64 = 3 * DESCRIPTOR_COST;
 /// The deepest channel asked for. What a larger ring holds beyond that waits in the ring.
 const DEPTH_MAX: u16 = 4096;
+
+/// Segments that a request may have beyond the device's, because memory regions meet inside them.
+const SEAMS: usize = 8;
 
 /// A request in flight, or none. Its tag, and its place in the table, is the chain's head.
 #[derive(Clone, Copy)]
@@ -161,6 +167,8 @@ struct Queue<R> {
     volatile: bool,
     flights: Box<[Flight]>,
     in_flight: usize,
+    /// What the guest's memory is marked for, if somebody copies it.
+    marker: Option<Box<Marker>>,
     /// What is being written, if requests are on record and may have to be done again.
     writes: Option<Box<Writes>>,
     /// Whether chains that were taken have yet to start, before any other is taken.
@@ -189,6 +197,7 @@ impl<R: Ring> Queue<R> {
             volatile: geometry.write_cache,
             flights: vec![none; usize::from(size)].into_boxed_slice(),
             in_flight: 0,
+            marker: setup.log.clone().map(|log| Box::new(Marker::new(log, size, usize::from(geometry.segments_max) + SEAMS))),
             writes: setup.ring.keeps_record().then(|| Box::new(Writes::new(size))),
             owes: setup.ring.keeps_record(),
             waits: None,
@@ -227,6 +236,9 @@ impl<R: Ring> Queue<R> {
                 meter.record(flight.op, u64::from(flight.bytes), now.since_ns(flight.started), false);
                 finish(ring, guest, head, &flight.status, blk::status_byte(*status), 1);
             }
+            if let Some(marker) = &mut self.marker {
+                marker.end(head, &flight.status, guest);
+            }
         }
         alike.count(now, meter);
         let completed = self.done.as_slice().len();
@@ -235,7 +247,9 @@ impl<R: Ring> Queue<R> {
     }
 
     fn publish(&mut self) {
-        if self.setup.ring.publish() {
+        let wanted = self.setup.ring.publish();
+        self.mark_ring();
+        if wanted {
             while let Ok(call) = self.setup.calls.try_recv() {
                 self.setup.call = call;
             }
@@ -299,6 +313,9 @@ impl<R: Ring> Queue<R> {
             return Err(RingFault::HeadInFlight(head));
         }
         let QueueSetup { ring, guest, .. } = &mut self.setup;
+        if self.marker.is_some() {
+            return self.start_any(head, now);
+        }
         let near = guest.near();
         match ring.usual(head, near).and_then(|chain| blk::transfer_of(&chain, near, &self.terms)) {
             Some(transfer) => self.submit(head, transfer, now),
@@ -359,11 +376,27 @@ impl<R: Ring> Queue<R> {
                 self.flights[slot] = Flight { status, started: now, bytes, op: op.kind(), flies: true };
                 self.in_flight += 1;
                 cost += if segments.is_empty() { 0 } else { u64::from(bytes) };
+                if let (Some(marker), Op::Read) = (&mut self.marker, op) {
+                    marker.begin(head, segments);
+                }
                 self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments });
             }
-            Asked::Answer { status: answer, written_bytes } => finish(ring, guest, head, &status, answer, written_bytes),
+            Asked::Answer { status: answer, written_bytes } => {
+                finish(ring, guest, head, &status, answer, written_bytes);
+                if let Some(marker) = &mut self.marker {
+                    marker.begin(head, self.chain.segments());
+                    marker.end(head, &status, guest);
+                }
+            }
         }
         Ok(cost)
+    }
+
+    /// The ring was written: the guest's copy has to have that.
+    fn mark_ring(&self) {
+        if let Some(marker) = &self.marker {
+            marker.mark_ring();
+        }
     }
 
     fn fault(&mut self, fault: RingFault) {
@@ -389,6 +422,7 @@ impl<R: Ring> Queue<R> {
         if self.kicks_wanted {
             self.kicks_wanted = false;
             self.setup.ring.refuse_kicks();
+            self.mark_ring();
         }
     }
 }
@@ -461,7 +495,9 @@ impl<R: Ring> Poller for Queue<R> {
                 return Armed::Spin;
             }
             self.kicks_wanted = true;
-            if self.setup.ring.want_kicks() {
+            let misses_something = self.setup.ring.want_kicks();
+            self.mark_ring();
+            if misses_something {
                 return Armed::Ready;
             }
         }

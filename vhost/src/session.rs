@@ -34,10 +34,11 @@ pub(crate) use quarantine::Quarantine;
 use vring::{Bar, Hung, Vring};
 
 use crate::blk::{self, BlkFeatures, Disk};
+use crate::dirty::{DirtyLog, LogError, RingLog, Stretch};
 use crate::memory::{Leaving, Memory, MemoryError};
 use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply, reply_with};
 use crate::queue::{Poked, QueueEvent, QueueSetup};
-use crate::ring::{AnyRing, RingError, RingFault, RingFeatures};
+use crate::ring::{AnyRing, RingAddresses, RingError, RingFault, RingFeatures};
 
 /// What every session of one controller shares.
 pub(crate) struct Served {
@@ -98,6 +99,8 @@ pub(crate) enum Refusal {
     Memory(#[from] MemoryError),
     #[error(transparent)]
     Inflight(#[from] InflightError),
+    #[error(transparent)]
+    Log(#[from] LogError),
     #[error("this back end does not serve it")]
     Unknown,
 }
@@ -154,6 +157,8 @@ pub(crate) struct Session {
     vrings: Vec<Vring>,
     /// Where what is in flight is on record, if the front end keeps a record.
     inflight: Option<Inflight>,
+    /// Where writes to the guest's memory are logged, when they are.
+    log: Option<Arc<DirtyLog>>,
     front_end: Option<FrontEnd>,
     /// The front end has yet to hear that the configuration changed.
     config_changed: bool,
@@ -176,6 +181,7 @@ impl Session {
             unpinned: Vec::new(),
             vrings: (0..queues).map(|_| Vring::default()).collect(),
             inflight: None,
+            log: None,
             front_end: None,
             config_changed: false,
             // A run sends one event at most, and events are taken before a queue starts again: twice the queues suffice.
@@ -330,6 +336,17 @@ impl Session {
                 return Ok(());
             }
         };
+        let Ok(log) = self.ring_log(at) else {
+            if self.complains() {
+                tracing::warn!(
+                    controller = self.served.name,
+                    queue = index,
+                    "VHOST_F_LOG_ALL is negotiated, and there is no log of all memory (VHOST_USER_SET_LOG_BASE); the queue is not served"
+                );
+            }
+            self.bar(index, Bar::Misplaced);
+            return Ok(());
+        };
         let owed = ring.owed();
         if owed > 0 {
             tracing::info!(
@@ -353,6 +370,7 @@ impl Session {
             writeback: Arc::clone(&self.writeback),
             ring,
             guest: self.memory.map().clone(),
+            log,
             kick,
             call,
             calls,
@@ -379,6 +397,25 @@ impl Session {
             Some(place) => ring.on_record(&place, vring.anew),
             None => Ok(ring),
         }
+    }
+
+    /// Where a ring logs what it writes, if it is to; an error if it cannot.
+    fn ring_log(&self, at: usize) -> Result<Option<RingLog>, NoLog> {
+        if !self.has(feature::LOG_ALL) {
+            return Ok(None);
+        }
+        let map = self.memory.map();
+        let log = self.log.clone().filter(|log| log.covers(map)).ok_or(NoLog)?;
+        let vring = &self.vrings[at];
+        let size = u64::from(vring.size.expect("a wanted ring has a size"));
+        let RingAddresses { descriptors, used, .. } = vring.addresses.expect("a wanted ring has a place");
+        let stretch = |user, len_bytes| map.guest_of_user(user, len_bytes).map(|guest| Stretch { guest, len_bytes });
+        let ring = if self.has(feature::RING_PACKED) {
+            [stretch(descriptors, 16 * size), stretch(used, 4)]
+        } else {
+            [stretch(used, 4 + 8 * size + if self.has(feature::EVENT_IDX) { 2 } else { 0 }), None]
+        };
+        Ok(Some(RingLog { log, ring }))
     }
 
     /// Serves a ring no longer, and tells its front end so.
@@ -456,6 +493,9 @@ impl Session {
         self.unpinned.retain(|region| matches!(pins.try_send(Weak::clone(region)), Err(TrySendError::Full(_))));
     }
 }
+
+/// Writes are to be logged, and there is no log that has a bit for every page.
+struct NoLog;
 
 /// Adds one to an eventfd, unless its owner has filled it up and a write would wait.
 fn signal(eventfd: &OwnedFd) {

@@ -10,6 +10,8 @@ mod host;
 mod hostile;
 #[path = "session/journal.rs"]
 mod journal;
+#[path = "session/log.rs"]
+mod log;
 #[path = "session/memory.rs"]
 mod memory;
 #[path = "session/negotiation.rs"]

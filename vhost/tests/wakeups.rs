@@ -55,6 +55,7 @@ impl Rig {
             writeback: Arc::new(AtomicBool::new(true)),
             ring: AnyRing::new(&guest.map(), layout.size, addresses, RingFeatures { packed, event_idx, indirect: true }, None).unwrap(),
             guest: guest.map(),
+            log: None,
             kick: Some(rustix::io::dup(&kick).unwrap()),
             call: None,
             calls: unbounded().1,

@@ -154,6 +154,7 @@ impl Queue {
             writeback: Arc::new(AtomicBool::new(true)),
             ring: AnyRing::new(&guest.map(), layout.size, addresses, features, None)?,
             guest: guest.map(),
+            log: None,
             kick: Some(event()?),
             call: Some(event()?),
             calls: replaced_calls,

@@ -94,6 +94,7 @@ impl Rig {
             writeback: Arc::new(AtomicBool::new(true)),
             ring: AnyRing::new(&guest.map(), layout.size, addresses, features, None).unwrap(),
             guest: guest.map(),
+            log: None,
             kick: Some(rustix::io::dup(&kick).unwrap()),
             call: Some(event()),
             calls,

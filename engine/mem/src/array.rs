@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::region::Region;
 
@@ -33,6 +33,8 @@ pub struct Array<T: Plain> {
 
 // SAFETY: the pointer stays valid as long as the Arc beside it, and access is volatile or atomic from any thread.
 unsafe impl<T: Plain> Send for Array<T> {}
+// SAFETY: as for Send; other processes write there anyway, and nothing here assumes that nobody else does.
+unsafe impl<T: Plain> Sync for Array<T> {}
 
 impl<T: Plain> Array<T> {
     /// # Safety
@@ -233,6 +235,16 @@ macro_rules! atomic_words {
             }
         }
     };
+}
+
+impl Array<u8> {
+    /// Sets bits of one byte, which others may set or clear at the same time. What was written before can be seen with them.
+    #[inline]
+    pub fn set_bits(&self, index: u32, bits: u8) {
+        // SAFETY: the address is live as long as self; every access of ours to it is atomic or volatile.
+        let byte = unsafe { AtomicU8::from_ptr(self.at(index).as_ptr()) };
+        byte.fetch_or(bits, Ordering::SeqCst);
+    }
 }
 
 atomic_words!(u16, AtomicU16);

@@ -362,13 +362,21 @@ impl GuestMap {
     /// # Errors
     /// [`TranslateError`] if the bytes do not lie in one range.
     pub fn user(&self, user: u64, len_bytes: u64) -> Result<(&Arc<Region>, u64), TranslateError> {
-        self.ranges
-            .iter()
-            .find_map(|range| {
-                let offset = user.checked_sub(range.user)?;
-                (offset.checked_add(len_bytes)? <= range.region.len_bytes()).then_some((&range.region, offset))
-            })
-            .ok_or(TranslateError { address: user, len_bytes })
+        let (range, offset) = self.find_user(user, len_bytes).ok_or(TranslateError { address: user, len_bytes })?;
+        Ok((&range.region, offset))
+    }
+
+    /// The guest-physical address of a front-end virtual one, with at least `len_bytes` behind it in the same range.
+    #[must_use]
+    pub fn guest_of_user(&self, user: u64, len_bytes: u64) -> Option<u64> {
+        self.find_user(user, len_bytes).map(|(range, offset)| range.guest + offset)
+    }
+
+    fn find_user(&self, user: u64, len_bytes: u64) -> Option<(&GuestRange, u64)> {
+        self.ranges.iter().find_map(|range| {
+            let offset = user.checked_sub(range.user)?;
+            (offset.checked_add(len_bytes)? <= range.region.len_bytes()).then_some((range, offset))
+        })
     }
 
     /// The region and offset of a guest-physical address, with at least `len_bytes` behind it in the same region.

@@ -80,6 +80,7 @@ impl Rig {
             writeback: Arc::new(AtomicBool::new(has(32))),
             ring,
             guest: self.guest.clone(),
+            log: None,
             kick: None,
             call: None,
             calls,

@@ -81,6 +81,11 @@ fn parse_request(code: Code, body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Reque
             }
             Request::SetConfig { offset, flags, content: content.to_vec() }
         }
+        Code::SET_LOG_BASE => {
+            let [len_bytes, offset] = longs(body);
+            Request::SetLog { len_bytes, offset, fd: fds.pop().expect("checked: one descriptor") }
+        }
+        Code::SET_LOG_FD => Request::SetLogEvent,
         Code::GET_INFLIGHT_FD => Request::GetInflight { place: inflight(body), answer_bytes: body.len() },
         Code::SET_INFLIGHT_FD => Request::SetInflight { place: inflight(body), fd: fds.pop().expect("checked: one descriptor") },
         Code::RESET_DEVICE => Request::ResetDevice,

@@ -41,6 +41,8 @@ impl Code {
     pub(crate) const SET_OWNER: Self = Self(3);
     pub(crate) const RESET_OWNER: Self = Self(4);
     pub(crate) const SET_MEM_TABLE: Self = Self(5);
+    pub(crate) const SET_LOG_BASE: Self = Self(6);
+    pub(crate) const SET_LOG_FD: Self = Self(7);
     pub(crate) const SET_VRING_NUM: Self = Self(8);
     pub(crate) const SET_VRING_ADDR: Self = Self(9);
     pub(crate) const SET_VRING_BASE: Self = Self(10);
@@ -66,12 +68,15 @@ impl Code {
 }
 
 /// Every request this back end serves.
-static RULES: [Rule; 27] = [
+static RULES: [Rule; 29] = [
     rule(Code::GET_FEATURES, "GET_FEATURES", NONE, NONE, true),
     rule(Code::SET_FEATURES, "SET_FEATURES", U64, NONE, false),
     rule(Code::SET_OWNER, "SET_OWNER", NONE, NONE, false),
     rule(Code::RESET_OWNER, "RESET_OWNER", NONE, NONE, false),
     rule(Code::SET_MEM_TABLE, "SET_MEM_TABLE", 8..=BODY_BYTES_MAX, 0..=FDS_MAX, false),
+    // Its size and its offset, and the file; with LOG_SHMFD it is answered.
+    rule(Code::SET_LOG_BASE, "SET_LOG_BASE", 16..=16, 1..=1, true),
+    rule(Code::SET_LOG_FD, "SET_LOG_FD", NONE, 1..=1, false),
     rule(Code::SET_VRING_NUM, "SET_VRING_NUM", STATE, NONE, false),
     rule(Code::SET_VRING_ADDR, "SET_VRING_ADDR", ADDRESS, NONE, false),
     rule(Code::SET_VRING_BASE, "SET_VRING_BASE", STATE, NONE, false),

@@ -11,6 +11,7 @@ use super::front_end::FrontEnd;
 use super::inflight::{self, Inflight, InflightError};
 use super::{Outcome, Refusal, Session, Trouble, signal};
 use crate::blk;
+use crate::dirty::DirtyLog;
 use crate::memory::SLOTS_MAX;
 use crate::message::{CONFIG_BYTES_MAX, InflightPlace, Request, RingFd};
 use crate::ring::PackedRing;
@@ -19,6 +20,9 @@ use crate::ring::PackedRing;
 const CONFIG_MIGRATION: u32 = 1;
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8).
 const RING_SIZE_MAX: u32 = 32768;
+
+/// SET_VRING_ADDR's flag for logging what is written to the used ring (`VHOST_VRING_F_LOG`).
+const RING_LOGS: u32 = 1;
 
 impl Session {
     /// Does what a request asks for, or nothing of it.
@@ -54,6 +58,11 @@ impl Session {
                 return Ok(self.needing(protocol::INFLIGHT_SHMFD)?.make_inflight(place, answer_bytes)?);
             }
             Request::SetInflight { place, fd } => self.needing(protocol::INFLIGHT_SHMFD)?.set_inflight(place, &fd)?,
+            Request::SetLog { len_bytes, offset, fd } => {
+                self.needing(protocol::LOG_SHMFD)?.set_log(&fd, offset, len_bytes)?;
+                return Ok(number(0));
+            }
+            Request::SetLogEvent => {}
             ring => return self.serve_ring(ring),
         }
         Ok(Outcome::Done)
@@ -72,8 +81,8 @@ impl Session {
             }
             Request::SetRingAddresses { index, flags, addresses } => {
                 let at = self.at(index)?;
-                // The only flag there is asks for a log of writes, which was not offered.
-                if flags != 0 {
+                // With the feature all writes are logged, those to rings too, whether their front end asks for that here or not.
+                if flags & !RING_LOGS != 0 {
                     return Err(Refusal::RingFlags { flags }.into());
                 }
                 self.halt(at)?;
@@ -224,6 +233,17 @@ impl Session {
         let next = Inflight::map(place, fd, self.served.queues_max)?;
         self.halt_all()?;
         self.inflight = Some(next);
+        for vring in &mut self.vrings {
+            vring.moved();
+        }
+        Ok(())
+    }
+
+    /// From the answer on nothing is written to an earlier log.
+    fn set_log(&mut self, fd: &OwnedFd, offset: u64, len_bytes: u64) -> Result<(), Trouble> {
+        let log = DirtyLog::map(fd, offset, len_bytes)?;
+        self.halt_all()?;
+        self.log = Some(Arc::new(log));
         for vring in &mut self.vrings {
             vring.moved();
         }

@@ -61,6 +61,7 @@ impl Bench {
             writeback: Arc::new(AtomicBool::new(true)),
             ring,
             guest: map,
+            log: None,
             kick: Some(eventfd(0, EventfdFlags::empty()).unwrap()),
             call: None,
             calls,

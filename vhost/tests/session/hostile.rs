@@ -95,7 +95,7 @@ fn impossible() -> Vec<(Packet, &'static str)> {
         (Packet::new(SET_VRING_NUM, words(&[0, 65536]), &[]), "must be a power of two"),
         (Packet::new(SET_VRING_NUM, words(&[0, u32::MAX]), &[]), "must be a power of two"),
         (Packet::new(SET_VRING_BASE, words(&[0, 65536]), &[]), "a ring base of 0x10000"),
-        (Packet::new(SET_VRING_ADDR, [words(&[0, 1]), longs(&[0; 4])].concat(), &[]), "ring flags 0x1"),
+        (Packet::new(SET_VRING_ADDR, [words(&[0, 2]), longs(&[0; 4])].concat(), &[]), "ring flags 0x2"),
         (Packet::new(SET_VRING_KICK, longs(&[0]), &[&file]), "is not an eventfd"),
         (Packet::new(SET_VRING_CALL, longs(&[0]), &[&pipe]), "is not an eventfd"),
         (Packet::new(SET_VRING_ERR, longs(&[0]), &[&read_only]), "is not an eventfd"),
@@ -103,7 +103,7 @@ fn impossible() -> Vec<(Packet, &'static str)> {
         (Packet::new(REM_MEM_REG, longs(&[0, 0, 4096, 0, 0]), &[]), "there is no memory region"),
         (Packet::new(SET_STATUS, longs(&[256]), &[]), "it has 8 bits"),
         (Packet::new(SET_FEATURES, longs(&[u64::MAX]), &[]), "were never offered"),
-        (Packet::new(6, longs(&[0]), &[]), "does not serve it"),
+        (Packet::new(26, longs(&[0]), &[]), "does not serve it"),
         (Packet::new(0, vec![], &[]), "does not serve it"),
         (Packet::new(u32::MAX, vec![0; 1032], &[&file, &file]), "does not serve it"),
     ];

@@ -6,6 +6,7 @@ mod guest;
 mod host;
 mod hostile;
 mod journal;
+mod log;
 mod memory;
 mod negotiation;
 mod notices;

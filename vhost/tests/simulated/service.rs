@@ -77,6 +77,7 @@ impl Service {
             writeback: Arc::clone(&guest.writeback),
             ring: ring(guest, queue, None),
             guest: guest.map(),
+            log: None,
             kick: terms.kicks.then(|| driver.kick_end()),
             call: (terms.calls && plant != Some(Plant::NeverCalls)).then(|| driver.call_end()),
             calls: replaced,
