@@ -15,10 +15,10 @@ use spinel_load::{Job, Length, Load, Memory, Mix, Sizes, feed};
 use spinel_reactor::Reactor;
 use spinel_sim::SimSleeper;
 use spinel_sim::guest::{GuestRequest, Layout, SimGuest};
-use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueSetup, RingAddresses, RingFeatures, recipe};
+use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueSetup, RecordPlace, RingAddresses, RingFeatures, recipe};
 use spinel_volume::{MemoryDevice, NullDevice, Shape};
 
-const USAGE: &str = "usage: counted vhost|packed|load null|memory read|write DEPTH REQUESTS";
+const USAGE: &str = "usage: counted vhost|packed|vhost-recorded|packed-recorded|load null|memory read|write DEPTH REQUESTS";
 /// Bytes of each request.
 const BLOCK_BYTES: u32 = 4096;
 const DISK_BYTES: u64 = 16 << 20;
@@ -50,7 +50,10 @@ fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
         _ => return Err(USAGE.into()),
     };
     match who {
-        "vhost" | "packed" => Queue::new(device, who == "packed")?.run(request, depth.parse()?, requests.parse()?),
+        "vhost" | "packed" | "vhost-recorded" | "packed-recorded" => {
+            let queue = Queue::new(device, who.starts_with("packed"), who.ends_with("recorded"))?;
+            queue.run(request, depth.parse()?, requests.parse()?)
+        }
         "load" => {
             let length = Length { requests: Some(requests.parse()?), ..Length::default() };
             let sizes = Sizes { min_bytes: BLOCK_BYTES, max_bytes: BLOCK_BYTES };
@@ -134,12 +137,18 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(device: Arc<dyn Device>, packed: bool) -> Result<Self, Box<dyn Error>> {
+    /// With what is in flight on record, as for a front end that keeps a record, or without.
+    fn new(device: Arc<dyn Device>, packed: bool, recorded: bool) -> Result<Self, Box<dyn Error>> {
         let layout = Layout { size: RING_SIZE, packed, event_idx: true, indirect: true, data_bytes: BLOCK_BYTES };
         let guest = SimGuest::new(Region::anonymous(SimGuest::memory_bytes(layout))?, layout);
         let [descriptors, available, used] = guest.addresses();
         let addresses = RingAddresses { descriptors, available, used };
         let features = RingFeatures { packed, event_idx: true, indirect: true };
+        let mut ring = AnyRing::new(&guest.map(), layout.size, addresses, features, None)?;
+        if recorded {
+            let region = Region::anonymous(RecordPlace::bytes(layout.size))?;
+            ring = ring.on_record(&RecordPlace { region, offset: 0 }, false)?;
+        }
         let meters = Arc::new(Meters::default());
         let disk = Arc::new(Disk { serial: "disk0".to_owned(), device, meters, read_only: false });
         let event = || eventfd(0, EventfdFlags::NONBLOCK);
@@ -152,7 +161,7 @@ impl Queue {
             disk,
             features: BlkFeatures { flush: true, discard: true, write_zeroes: true },
             writeback: Arc::new(AtomicBool::new(true)),
-            ring: AnyRing::new(&guest.map(), layout.size, addresses, features, None)?,
+            ring,
             guest: guest.map(),
             log: None,
             kick: Some(event()?),
