@@ -28,10 +28,10 @@ impl Extent {
         self.start < other.end && other.start < self.end
     }
 
-    /// The granules it touches, or none if these are too many.
-    fn granules(self) -> Option<impl Iterator<Item = usize>> {
-        let (first, last) = (self.start >> GRANULE_SHIFT, (self.end - 1) >> GRANULE_SHIFT);
-        (last - first < GRANULES_MAX).then(|| (first..=last).map(counter_of))
+    /// The granules it touches, the first and the last. It has a block.
+    #[inline(always)]
+    fn granules(self) -> (u64, u64) {
+        (self.start >> GRANULE_SHIFT, (self.end - 1) >> GRANULE_SHIFT)
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Writes {
     /// By head.
     extents: Box<[Extent]>,
     /// By granule, how many requests write there: of those that several granules share, the sum.
-    filter: Box<[u16]>,
+    filter: Box<[u16; COUNTERS]>,
     /// Requests that are not in the filter.
     long: u16,
 }
@@ -56,17 +56,32 @@ impl Writes {
     /// For heads below `size`.
     pub(super) fn new(size: u16) -> Self {
         let extents = vec![Extent::default(); usize::from(size)].into_boxed_slice();
-        Self { extents, filter: vec![0; COUNTERS].into_boxed_slice(), long: 0 }
+        Self { extents, filter: Box::new([0; COUNTERS]), long: 0 }
     }
 
     /// A request that changes blocks starts, unless another one changes any of them: then false, and nothing happens.
+    #[inline(always)]
     pub(super) fn begin(&mut self, head: u16, start: Lba, blocks: u32) -> bool {
         let extent = Extent { start: start.0, end: start.0.saturating_add(u64::from(blocks)) };
         if extent.start == extent.end {
             return true;
         }
-        let passed = self.long == 0 && extent.granules().is_some_and(|mut granules| granules.all(|at| self.filter[at] == 0));
-        if !passed && self.extents.iter().any(|other| other.overlaps(extent)) {
+        let (first, last) = extent.granules();
+        // Most requests are about one granule that nobody else is about.
+        let count = &mut self.filter[counter_of(first)];
+        if first != last || *count != 0 || self.long != 0 {
+            return self.begin_beside_others(head, extent);
+        }
+        *count = 1;
+        self.extents[usize::from(head)] = extent;
+        true
+    }
+
+    #[inline(never)]
+    fn begin_beside_others(&mut self, head: u16, extent: Extent) -> bool {
+        let (first, last) = extent.granules();
+        let alone = self.long == 0 && last - first < GRANULES_MAX && (first..=last).all(|granule| self.filter[counter_of(granule)] == 0);
+        if !alone && self.extents.iter().any(|other| other.overlaps(extent)) {
             return false;
         }
         self.count(extent, |count| *count += 1);
@@ -75,6 +90,7 @@ impl Writes {
     }
 
     /// The request with this head has ended, whatever it was.
+    #[inline(always)]
     pub(super) fn end(&mut self, head: u16) {
         let extent = std::mem::take(&mut self.extents[usize::from(head)]);
         if extent.start < extent.end {
@@ -82,10 +98,13 @@ impl Writes {
         }
     }
 
+    #[inline(always)]
     fn count(&mut self, extent: Extent, change: impl Fn(&mut u16)) {
-        match extent.granules() {
-            Some(granules) => granules.for_each(|at| change(&mut self.filter[at])),
-            None => change(&mut self.long),
+        let (first, last) = extent.granules();
+        if last - first >= GRANULES_MAX {
+            change(&mut self.long);
+        } else {
+            (first..=last).for_each(|granule| change(&mut self.filter[counter_of(granule)]));
         }
     }
 }
