@@ -130,6 +130,8 @@ struct Shared {
     state: Locked<ControllerState>,
     /// The disk's size has changed since the thread last looked.
     resized: AtomicBool,
+    /// The device gives other channels than when the thread last looked.
+    reopens: AtomicBool,
     poke: Arc<Poked>,
 }
 
@@ -177,7 +179,8 @@ impl Controller {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let poke = Arc::new(Poked(wake.map_err(|errno| system("making an eventfd")(errno.into()))?));
         let listener = Listener::bind(&socket_path)?;
-        let shared = Arc::new(Shared { state: Locked::new(ControllerState::Listening), resized: AtomicBool::new(false), poke });
+        let (resized, reopens) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Shared { state: Locked::new(ControllerState::Listening), resized, reopens, poke });
         let pinner = pin_guest_memory.map(|pin| Pinner::start(&name, pin, &shared)).transpose();
         let pinner = pinner.map_err(system("starting a thread that pins memory"))?;
         let served = Arc::new(Served {
@@ -214,6 +217,14 @@ impl Controller {
     /// The disk's size has changed: lets the guest know, at once or when it runs.
     pub fn resized(&self) {
         self.shared.resized.store(true, Ordering::Release);
+        self.shared.wake();
+    }
+
+    /// The device gives other channels from now on: lets every queue drain, and open its channel again.
+    ///
+    /// It begins at once and ends as soon as what is in flight has ended; a message of the client is served after that.
+    pub fn reopen(&self) {
+        self.shared.reopens.store(true, Ordering::Release);
         self.shared.wake();
     }
 

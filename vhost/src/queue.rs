@@ -176,6 +176,8 @@ struct Queue<R> {
     /// One of them, which was looked at and waits for a write in flight to end.
     waits: Option<u16>,
     state: State,
+    /// The channel had no room when it was last asked: only time may give it some, and it is told of that by polling it.
+    shut: bool,
     kicks_wanted: bool,
     watch: Option<Watch>,
     losses: usize,
@@ -202,6 +204,7 @@ impl<R: Ring> Queue<R> {
             owes: setup.ring.keeps_record(),
             waits: None,
             state: State::Running,
+            shut: false,
             kicks_wanted: true,
             watch,
             losses: 0,
@@ -213,7 +216,7 @@ impl<R: Ring> Queue<R> {
 
     /// Reaps first, because that frees slots and the guest waits for it.
     fn complete(&mut self, now: Instant) -> bool {
-        if self.in_flight == 0 {
+        if self.in_flight == 0 && !self.shut {
             return false;
         }
         self.done.clear();
@@ -270,6 +273,7 @@ impl<R: Ring> Queue<R> {
             return Ok(0);
         }
         let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
+        self.shut = batch == 0;
         // Read after the index: a write that was posted after the cache was switched off must see it off.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
         if batch > 1 {
@@ -292,6 +296,7 @@ impl<R: Ring> Queue<R> {
         // A write that was posted after the cache was switched off must see it off, as in `take`.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
         let room = self.channel.room().min(usize::from(BATCH));
+        self.shut = room == 0;
         for started in 0..room {
             let Some(head) = self.waits.take().or_else(|| self.setup.ring.replay()) else {
                 self.owes = false;
@@ -484,13 +489,14 @@ impl<R: Ring> Poller for Queue<R> {
     }
 
     fn arm(&mut self) -> Armed {
+        self.shut = self.channel.room() == 0;
         if self.owes {
             // One that waits for a write does so until that has ended.
-            let waits = self.waits.is_some() && self.in_flight > 0 || self.channel.room() == 0;
+            let waits = self.waits.is_some() && self.in_flight > 0 || self.shut;
             return if waits { self.channel.arm() } else { Armed::Ready };
         }
         // A ring that waits for room is woken by the channel alone; looking at it again would keep the core awake for nothing.
-        if self.state == State::Running && self.channel.room() > 0 {
+        if self.state == State::Running && !self.shut {
             if self.setup.kick.is_none() {
                 return Armed::Spin;
             }
@@ -513,6 +519,7 @@ impl<R: Ring> Poller for Queue<R> {
 
     fn stop(&mut self) {
         self.state = State::Stopping;
+        self.channel.let_go();
     }
 
     fn retire(mut self: Box<Self>, core: &mut Core) -> Remains {

@@ -256,6 +256,11 @@ impl Session {
         self.notify_front_end();
     }
 
+    /// Lets every queue open its channel again, as its device now gives it. `settle` starts them.
+    pub(crate) fn reopen(&mut self) -> Result<(), End> {
+        self.halt_all()
+    }
+
     /// A region has its pins: the cores clone them.
     pub(crate) fn pinned(&self, region: &Weak<Region>) {
         self.memory.announce_again(region);

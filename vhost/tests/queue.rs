@@ -3,6 +3,8 @@
 mod common;
 #[path = "queue/malformed_packed.rs"]
 mod malformed_packed;
+#[path = "queue/paced.rs"]
+mod paced;
 
 use std::sync::Arc;
 

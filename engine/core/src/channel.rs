@@ -43,6 +43,6 @@ pub trait Channel {
     /// May this core sleep, as far as this channel is concerned?
     fn arm(&mut self) -> Armed;
 
-    /// Nothing more will be submitted: what is held back only to keep a pace is to come out now. A layer passes it on.
+    /// It is to end soon: from now on nothing is held back only to keep a pace. A layer passes it on.
     fn let_go(&mut self) {}
 }

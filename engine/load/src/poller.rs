@@ -222,6 +222,7 @@ impl Poller for LoadPoller {
         self.stopping = true;
         if let Some(work) = &mut self.work {
             work.over.get_or_insert(Ended::Stopped);
+            work.channel.let_go();
         }
     }
 

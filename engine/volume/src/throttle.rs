@@ -124,7 +124,7 @@ struct ThrottleChannel {
     usual_bytes: u64,
     /// The latest turn it heard of.
     now: Instant,
-    /// Nothing more is coming: completions are not held.
+    /// It is to end soon: it charges, and holds nothing back.
     hurries: bool,
     batch: Completions,
 }
@@ -214,6 +214,7 @@ impl ThrottleChannel {
 impl Channel for ThrottleChannel {
     fn room(&self) -> usize {
         let allowance = match self.place {
+            _ if self.hurries => usize::MAX,
             Some(place) if place.due > self.now => 0,
             Some(_) => self.allowance().saturating_add(1),
             None => self.allowance(),

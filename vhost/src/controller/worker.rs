@@ -118,8 +118,9 @@ impl Worker {
         if let Some(Command::Stop { reply, .. }) = self.take_command() {
             return self.end(None, &reply, listener);
         }
-        // A session that begins now reads the size as it is now.
+        // A session that begins now reads the size as it is now, and opens channels as they are now.
         self.shared.resized.store(false, Ordering::Relaxed);
+        self.shared.reopens.store(false, Ordering::Relaxed);
         if !ready[1] {
             return Phase::Listening;
         }
@@ -162,7 +163,8 @@ impl Worker {
         if ready[2] {
             session.receive_answer();
         }
-        let mut outcome = session.settle();
+        let reopened = if self.shared.reopens.swap(false, Ordering::Acquire) { session.reopen() } else { Ok(()) };
+        let mut outcome = reopened.and_then(|()| session.settle());
         if ready[1] && outcome.is_ok() {
             outcome = session.receive();
         }

@@ -269,7 +269,7 @@ fn a_place_in_line_is_given_back_by_a_channel_that_ends() {
         assert_eq!(channels[index].channel.arm(), Armed::Until(seconds(due)));
     }
     channels[2].channel.let_go();
-    assert_eq!(channels[2].channel.arm(), Armed::Idle);
+    assert_eq!((channels[2].channel.room(), channels[2].channel.arm()), (1, Armed::Idle), "what it still has to do is not paced");
     channels[0].turn(at(TURN_NS), true);
     assert_eq!(channels[0].channel.arm(), Armed::Until(seconds(2)));
 }
