@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::cores::ratio;
 
 /// What is counted, as the counted program's arguments: what serves, over which device, which requests of 4 KiB, how many in flight.
-const CASES: [&str; 12] = [
+const CASES: [&str; 16] = [
     "vhost null read 1",
     "vhost null read 32",
     "vhost memory read 1",

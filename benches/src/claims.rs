@@ -13,6 +13,8 @@ use crate::work::Work;
 pub(crate) enum Target {
     /// At least so much.
     AtLeast(f64),
+    /// At least so much where the cores are near each other, and so much where they are far.
+    AtLeastBy { near: f64, far: f64 },
     /// So much of a value, in its own unit, at most.
     AtMost(f64),
     /// Off 1 by at most this.
@@ -22,8 +24,18 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// What it is in a placement.
+    fn of(self, placement: Placement) -> Self {
+        match (self, placement) {
+            (Self::AtLeastBy { near, .. }, Placement::Near) => Self::AtLeast(near),
+            (Self::AtLeastBy { far, .. }, Placement::Far) => Self::AtLeast(far),
+            (other, _) => other,
+        }
+    }
+
     fn met(self, value: f64) -> Option<bool> {
         match self {
+            Self::AtLeastBy { .. } => None,
             Self::AtLeast(least) => Some(value >= least),
             Self::AtMost(most) => Some(value <= most),
             Self::Within(off) => Some((value - 1.0).abs() <= off),
@@ -35,6 +47,7 @@ impl Target {
     pub(crate) fn words(self) -> String {
         match self {
             Self::AtLeast(least) => format!(">= {least}"),
+            Self::AtLeastBy { near, far } => format!(">= {near} near, {far} far"),
             Self::AtMost(most) => format!("<= {most}"),
             Self::Within(off) => format!("1 +- {off}"),
             Self::Shown => String::new(),
@@ -116,6 +129,7 @@ pub(crate) fn find(claims: &[Claim], works: &[Work], windows: &[Window]) -> Vec<
 
 fn finding(claim: &Claim, work: &Work, placement: Placement, ours: &[&Window], theirs: &[&Window], busy: bool) -> Option<Finding> {
     let (unit, value) = unit_of(claim.figure, work);
+    let target = claim.target.of(placement);
     let pairs: Vec<(&Window, &Window)> =
         theirs.iter().filter_map(|their| Some((*ours.iter().find(|our| our.round == their.round)?, *their))).collect();
     let median = |windows: &mut dyn Iterator<Item = &Window>| Spread::of(windows.map(value)).map(|spread| spread.median);
@@ -131,8 +145,8 @@ fn finding(claim: &Claim, work: &Work, placement: Placement, ours: &[&Window], t
         unit,
         ratio,
         pairs: pairs.len(),
-        target: claim.target,
-        met: claim.target.met(ratio.median).filter(|_| pairs.len() >= PAIRS_MIN),
+        target,
+        met: target.met(ratio.median).filter(|_| pairs.len() >= PAIRS_MIN),
         errors: pairs.iter().map(|(our, their)| our.errors + their.errors).sum(),
         busy,
     })
@@ -161,6 +175,11 @@ fn unit_of(figure: Figure, work: &Work) -> (&'static str, fn(&Window) -> f64) {
 }
 
 impl Finding {
+    /// The same in one placement.
+    pub(crate) fn placed(self, placement: Placement) -> Self {
+        Self { placement: Some(placement), ..self }
+    }
+
     /// A value by itself that has to be small.
     pub(crate) fn of_value(row: &'static str, shape: &str, values: Spread, unit: &'static str, target: Target, busy: bool) -> Self {
         Self {

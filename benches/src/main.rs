@@ -188,7 +188,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept: bool) -> Result<Ran, Failure> {
     match scenario {
-        Scenario::Reads => rows::reads(place, &disk::file(folder)?, pace),
+        Scenario::Reads => rows::reads(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
         Scenario::Agree => rows::agree(place, &disk::file(folder)?, pace),
         Scenario::L1 => rows::l1(place, &disk::file(folder)?, pace),
         Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),

@@ -117,7 +117,7 @@ fn whisker(ratio: Spread, target: Target) -> String {
     let x = |value: f64| 90.0 + value.clamp(0.25, 4.0).log2() * 42.0;
     let wanted = match target {
         Target::AtLeast(least) => format!("<line class=target x1={0:.1} x2={0:.1} y1=2 y2=20 />", x(least)),
-        Target::Within(_) | Target::AtMost(_) | Target::Shown => String::new(),
+        Target::AtLeastBy { .. } | Target::Within(_) | Target::AtMost(_) | Target::Shown => String::new(),
     };
     format!(
         "<svg viewBox='0 0 180 22' width=180 height=22 role=img aria-label='{:.2}'><line class=axis x1=2 x2=178 y1=11 y2=11 />\
