@@ -91,6 +91,11 @@ fn word([a, b, c, d]: [u16; 4]) -> u64 {
     u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48
 }
 
+/// The head that ended before, as an entry of a split ring has it.
+fn link(head: u16) -> u64 {
+    u64::from(head) << 48
+}
+
 /// Whether a record was ever written, and if so, whether for such a ring.
 fn written([version, of_size, ..]: [u16; 4], size: u16) -> Result<bool, RecordError> {
     match (version, of_size) {
@@ -141,7 +146,9 @@ impl SplitRecord {
         if written(found, size)? && !anew {
             record.recover(found[3])?;
         } else {
-            (0..size).for_each(|head| record.entries.store_first(head, 0, Ordering::Relaxed));
+            // What lies there counts for nothing, from the first of these stores on.
+            record.header.store_second(0, 0, Ordering::Relaxed);
+            (0..size).for_each(|head| record.entries.store_first(head, 0, Ordering::Release));
             record.last = 0;
         }
         record.header.set_first(0, 0);
@@ -162,7 +169,7 @@ impl SplitRecord {
                 return Err(RecordError::Broken("it names a head outside the ring"));
             }
             let next = parts(self.entries.get(head)[0])[3];
-            self.entries.store_first(head, 0, Ordering::Relaxed);
+            self.entries.store_first(head, link(next), Ordering::Relaxed);
             head = next;
         }
         let entry = |head| (self.entries.get(head), head);
@@ -200,7 +207,7 @@ impl SplitRecord {
     /// A chain has ended.
     #[inline(always)]
     pub(super) fn end(&mut self, head: u16) {
-        self.entries.store_first(head, IN_FLIGHT | u64::from(self.last) << 48, Ordering::Release);
+        self.entries.store_first(head, IN_FLIGHT | link(self.last), Ordering::Release);
         self.last = head;
         self.ended.push(head);
     }
@@ -212,8 +219,11 @@ impl SplitRecord {
 
     /// They can be seen: the used index says so.
     pub(super) fn settle(&mut self, used: u16) {
+        // The links stay: who is killed before the used index is on record leaves nothing else to find these by.
+        let mut before = 0;
         for head in self.ended.drain(..) {
-            self.entries.store_first(head, 0, Ordering::Release);
+            self.entries.store_first(head, link(before), Ordering::Release);
+            before = head;
         }
         self.used = used;
         self.put_header();
@@ -302,6 +312,8 @@ impl PackedRecord {
         if written(parts(record.header.get(0)[1]), size)? && !anew {
             record.recover(is_available)?;
         } else {
+            // As in a split one.
+            record.header.store_second(0, 0, Ordering::Relaxed);
             (0..size).for_each(|entry| record.put_links(entry, 0));
         }
         record.header.set_first(0, 0);
@@ -334,6 +346,8 @@ impl PackedRecord {
             self.put_links(entry, 0);
             entry = self.next[usize::from(entry)];
         }
+        // Before the lists change, by which they were found: who is killed from here on has nothing left to look for there.
+        self.put_used(used_word(self.used, self.used));
         self.find_owed()
     }
 
@@ -486,3 +500,6 @@ impl PackedRecord {
 fn used_word(new: UsedPlace, old: UsedPlace) -> u64 {
     word([new.slot, old.slot, u16::from_ne_bytes([new.wrap.into(), old.wrap.into()]), 0])
 }
+
+#[cfg(test)]
+mod tests;
