@@ -57,7 +57,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
         let text = "full: the host has its space back after the discard";
         claims.push(claim(text, allocated_bytes(&full.disk)? < MIB));
     }
-    Ok(Findings { claims, skipped })
+    Ok(Findings { claims, skipped, ..Findings::default() })
 }
 
 /// A disk's file on a file system that cannot hold it, half of which a second file takes.

@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
         claims.push(claim(&text, allocated_bytes(file)? == 0));
     }
     claims.push(claim("readonly: the file behind it is as it was", std::fs::read(&kept)? == vec![0x5a; 1 << 20]));
-    Ok(Findings { claims, skipped: disks.skipped })
+    Ok(Findings { claims, skipped: disks.skipped, ..Findings::default() })
 }
 
 fn add_file(bench: &Bench, daemon: &mut Daemon, disks: &mut Disks<'_>, block_bytes: u32) -> Result<PathBuf, Failure> {

@@ -33,7 +33,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     let mut claims = stalls(bench)?;
     claims.extend(damage(bench)?);
     claims.extend(kill(bench)?);
-    Ok(Findings { claims, skipped: Vec::new() })
+    Ok(Findings { claims, ..Findings::default() })
 }
 
 fn stalls(bench: &Bench) -> Result<Vec<Claim>, Failure> {

@@ -2,12 +2,20 @@
 //! are made, and asserts no speed: an emulated guest shows correctness only.
 #![forbid(unsafe_code)]
 
+mod chance;
 mod change;
+mod crash;
 mod death;
 mod devices;
 mod instrument;
+mod load;
+mod migrate;
+mod pauses;
 mod rings;
 mod testbed;
+
+pub use crash::{CrashPlan, Crashes, run as crash};
+pub use migrate::{MovePlan, Moves, Server, run as migrate};
 
 use spinel_testbed::daemon::Daemon;
 use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Plan, Rings};
@@ -45,6 +53,8 @@ pub struct Findings {
     pub claims: Vec<Claim>,
     /// What could not be run on this machine, and why.
     pub skipped: Vec<String>,
+    /// Figures worth a look, a line each. Nothing is asserted of them.
+    pub figures: Vec<String>,
 }
 
 /// One case: at least one guest or other client, and claims.
@@ -68,6 +78,12 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "change", shows: "growth, injected errors and a full file system reach a running guest", run: change::run },
     Case { name: "death", shows: "a guest killed with I/O in flight finds its disk again", run: death::run },
+    Case {
+        name: "crash",
+        shows: "the daemon killed under load and started again is a pause to its guest, and nothing else",
+        run: crash::case,
+    },
+    Case { name: "migrate", shows: "a guest under load moves to another QEMU and notices nothing", run: migrate::case },
     Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
 ];
 
@@ -85,7 +101,8 @@ impl Case {
 }
 
 fn is_emulator_panic(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<GuestError>().is_some_and(GuestError::is_emulator_panic)
+    let causes = std::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source());
+    causes.filter_map(|error| error.downcast_ref::<GuestError>()).any(GuestError::is_emulator_panic)
 }
 
 impl Bench {
@@ -101,13 +118,13 @@ impl Bench {
 
     /// Boots a guest with these disks.
     fn boot(&self, name: &str, processors: u16, sockets: Vec<PathBuf>, script: String) -> Result<Guest, Failure> {
-        let disks = sockets.into_iter().map(|socket| Disk { socket, queues: QUEUES, rings: Rings::default() }).collect();
+        let disks = sockets.into_iter().map(|socket| Disk { socket, queues: QUEUES, rings: Rings::default(), reconnects: false }).collect();
         self.boot_with(name, processors, disks, script)
     }
 
     /// The same with disks of any kind.
     fn boot_with(&self, name: &str, processors: u16, disks: Vec<Disk>, script: String) -> Result<Guest, Failure> {
-        let plan = Plan { name: name.to_owned(), memory_mib: 512, processors, disks, script };
+        let plan = Plan { name: name.to_owned(), memory_mib: 512, processors, disks, script, arrives: false };
         Ok(self.maker.boot(&plan, &self.sockets, &self.logs)?)
     }
 

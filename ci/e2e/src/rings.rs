@@ -15,7 +15,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     for packed in [false, true] {
         claims.extend(guest(bench, packed)?);
     }
-    Ok(Findings { claims, skipped: Vec::new() })
+    Ok(Findings { claims, ..Findings::default() })
 }
 
 fn guest(bench: &Bench, packed: bool) -> Result<Vec<spinel_testbed::guest::Claim>, Failure> {
@@ -27,7 +27,7 @@ fn guest(bench: &Bench, packed: bool) -> Result<Vec<spinel_testbed::guest::Claim
         let number = disks.len();
         let bdev = format!("memory-{number}");
         daemon.call("bdev_malloc_create", json!({"name": bdev, "num_blocks": LEN_BYTES / 512, "block_size": 512}))?;
-        disks.push(Disk { socket: daemon.serve(&bdev, false)?, queues, rings: Rings { packed, event_idx, indirect } });
+        disks.push(Disk { socket: daemon.serve(&bdev, false)?, queues, rings: Rings { packed, event_idx, indirect }, reconnects: false });
         let [packed, event_idx, indirect] = [packed, event_idx, indirect].map(u8::from);
         script += &format!("rings {number} {packed} {event_idx} {indirect} {queues}\n");
     }

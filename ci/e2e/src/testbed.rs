@@ -16,5 +16,5 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     claims.push(claim("a claim that does not hold is reported as such", fails == [claim("nonsense", false)]));
     claims.push(claim("a guest that powers off has crashed", crashed(&powers_off)));
     claims.push(claim("a guest that panics has crashed", crashed(&panics)));
-    Ok(Findings { claims, skipped: Vec::new() })
+    Ok(Findings { claims, ..Findings::default() })
 }

@@ -65,7 +65,14 @@ impl std::fmt::Display for Accelerator {
 }
 
 fn trial(maker: &Maker, sockets: &Path, logs: &Path) -> Result<(), GuestError> {
-    let plan = Plan { name: "kvm-trial".to_owned(), memory_mib: 512, processors: 1, disks: Vec::new(), script: "conclude".to_owned() };
+    let plan = Plan {
+        name: "kvm-trial".to_owned(),
+        memory_mib: 512,
+        processors: 1,
+        disks: Vec::new(),
+        script: "conclude".to_owned(),
+        arrives: false,
+    };
     let deadline = Deadline::after_s(TRIAL_S);
     maker.boot(&plan, sockets, logs)?.finish(deadline).map(drop)
 }

@@ -1,10 +1,13 @@
 //! One running guest: QEMU, its disks, its console, and how it ended. It knows no test and no accelerator but by name.
 
+mod moving;
+
 use crate::accelerator::Accelerator;
 use crate::clock::Deadline;
 use crate::image::Image;
 use crate::packages::Packages;
 use crate::process::{Process, RunError, open_log, tail};
+use crate::qmp::QmpError;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,6 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+pub use moving::Moved;
 
 /// Functions every guest script can use; they stand in front of it.
 const PRELUDE: &str = include_str!("../guest/prelude.sh");
@@ -46,6 +51,8 @@ pub struct Disk {
     pub queues: u16,
     /// What their rings are like, if the back end offers it.
     pub rings: Rings,
+    /// Whether QEMU waits for a back end that is gone, and connects to the next on the same socket: it tries once a second.
+    pub reconnects: bool,
 }
 
 /// The rings of a disk, as QEMU lets them be chosen.
@@ -87,6 +94,8 @@ pub struct Plan {
     pub disks: Vec<Disk>,
     /// What it runs: a shell script behind the functions of `guest/prelude.sh`.
     pub script: String,
+    /// Whether QEMU waits for a running guest of the same plan that moves here ([`Guest::move_to`]) instead of booting one.
+    pub arrives: bool,
 }
 
 /// What a guest has found, in its own words.
@@ -134,6 +143,18 @@ pub enum GuestError {
         /// The end of that.
         tail: String,
     },
+    /// QEMU did not do what it was asked over its control socket.
+    #[error("the guest {name} cannot be controlled; QEMU's log is {}{tail}", log.display())]
+    Control {
+        /// The guest.
+        name: String,
+        /// What QEMU has written.
+        log: PathBuf,
+        /// The end of that.
+        tail: String,
+        /// What was asked, and what came of it.
+        source: Box<QmpError>,
+    },
     /// It panicked, powered off, or QEMU failed.
     #[error("the guest {name} crashed ({status}); its console is {}{tail}", log.display())]
     Crashed {
@@ -176,6 +197,7 @@ pub struct Guest {
 struct Files {
     script: PathBuf,
     socket: PathBuf,
+    control: PathBuf,
     console_log: PathBuf,
     kernel_log: PathBuf,
     qemu_log: PathBuf,
@@ -186,6 +208,7 @@ impl Files {
         Self {
             script: logs.join(format!("{name}.sh")),
             socket: sockets.join(format!("{name}.console")),
+            control: sockets.join(format!("{name}.qmp")),
             console_log: logs.join(format!("{name}.console.log")),
             kernel_log: logs.join(format!("{name}.kernel.log")),
             qemu_log: logs.join(format!("{name}.qemu.log")),
@@ -194,7 +217,7 @@ impl Files {
 
     /// Removes what an earlier guest of this name has left.
     fn clear(&self) {
-        for file in [&self.socket, &self.console_log, &self.kernel_log, &self.qemu_log] {
+        for file in [&self.socket, &self.control, &self.console_log, &self.kernel_log, &self.qemu_log] {
             let _ = fs::remove_file(file);
         }
     }
@@ -231,7 +254,7 @@ impl Maker {
         for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(self.packages.path(folder));
         }
-        let Plan { memory_mib, processors, .. } = plan;
+        let Plan { memory_mib, processors, arrives, .. } = plan;
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(self.accelerator.arguments());
         command.args(["-machine", "q35,memory-backend=mem"]);
@@ -245,14 +268,17 @@ impl Maker {
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]);
         command.arg("-fw_cfg").arg(option("name=opt/spinel/script,file=", &files.script));
         command.arg("-serial").arg(option("file:", &files.kernel_log));
-        // QEMU waits for us at the console before it starts, so that no line of it is missed.
+        // QEMU makes its sockets in this order, and waits for us at the console before it starts, so that no line of it is missed.
+        command.arg("-qmp").arg(listening(&files.control));
         let mut chardev = option("socket,id=console,server=on,wait=on,path=", &files.socket);
         chardev.push(option(",logfile=", &files.console_log));
         command.arg("-chardev").arg(chardev);
         command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]);
+        command.args(arrives.then_some(["-incoming", "defer"]).into_iter().flatten());
         for (number, disk) in plan.disks.iter().enumerate() {
             let id = format!("disk{number}");
-            command.arg("-chardev").arg(option(&format!("socket,id={id},path="), &disk.socket));
+            let patience = if disk.reconnects { ",reconnect=1" } else { "" };
+            command.arg("-chardev").arg(option(&format!("socket,id={id}{patience},path="), &disk.socket));
             // The address is the disk's number to the script, whatever name Linux gives it.
             let (queues, rings, slot) = (disk.queues, disk.rings.properties(), FIRST_SLOT + number);
             command.args(["-device", &format!("vhost-user-blk-pci,chardev={id},num-queues={queues},{rings},addr={slot:#x}")]);
@@ -269,6 +295,13 @@ const DISKS_MAX: usize = 15;
 /// A path in an option of QEMU's, where a comma is written twice.
 fn option(before: &str, path: &Path) -> OsString {
     OsString::from(format!("{before}{}", path.display().to_string().replace(',', ",,")))
+}
+
+/// A Unix socket that QEMU listens on, in its own way of writing it.
+fn listening(path: &Path) -> OsString {
+    let mut value = option("unix:", path);
+    value.push(",server=on,wait=off");
+    value
 }
 
 fn kernel_arguments(accelerator: Accelerator) -> String {
@@ -314,6 +347,17 @@ impl Guest {
                 }
                 None => return Err(self.ended(deadline)?),
             }
+        }
+    }
+
+    /// As [`until`](Self::until), but a deadline that passes is no failure: the answer is then nothing.
+    ///
+    /// # Errors
+    /// How the guest ended, when it ends before.
+    pub fn heard(&mut self, mark: &str, deadline: Deadline) -> Result<Option<String>, GuestError> {
+        match self.until(mark, deadline) {
+            Err(GuestError::Late { .. }) => Ok(None),
+            heard => heard.map(Some),
         }
     }
 
@@ -393,13 +437,7 @@ impl Guest {
 
     fn read_some(&mut self, awaited: &str, deadline: Deadline) -> Result<bool, GuestError> {
         let failed = |source| GuestError::Console { name: self.name.clone(), source };
-        let late = || GuestError::Late {
-            name: self.name.clone(),
-            awaited: awaited.to_owned(),
-            log: self.files.console_log.clone(),
-            tail: tail(&self.files.console_log, 10),
-        };
-        let left = deadline.left().ok_or_else(late)?;
+        let left = deadline.left().ok_or_else(|| self.late(awaited))?;
         self.console.set_read_timeout(Some(left)).map_err(failed)?;
         let mut buffer = [0; 4096];
         match self.console.read(&mut buffer) {
@@ -409,7 +447,7 @@ impl Guest {
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(late()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(self.late(awaited)),
             // QEMU's end may reset the connection: its exit status says more.
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(false),
             Err(e) => Err(failed(e)),
@@ -436,13 +474,12 @@ impl Guest {
     }
 
     fn status(&mut self, deadline: Deadline) -> Result<ExitStatus, GuestError> {
-        let late = || GuestError::Late {
-            name: self.name.clone(),
-            awaited: "the end of QEMU".to_owned(),
-            log: self.files.console_log.clone(),
-            tail: tail(&self.files.console_log, 10),
-        };
-        self.process.wait_until(deadline)?.ok_or_else(late)
+        self.process.wait_until(deadline)?.ok_or_else(|| self.late("the end of QEMU"))
+    }
+
+    fn late(&self, awaited: &str) -> GuestError {
+        let (name, log) = (self.name.clone(), self.files.console_log.clone());
+        GuestError::Late { name, awaited: awaited.to_owned(), tail: tail(&log, 10), log }
     }
 
     fn failure(&self, status: ExitStatus) -> GuestError {

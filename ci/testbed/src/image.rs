@@ -4,7 +4,7 @@
 use crate::cache::{CacheError, Fingerprint, Lock, replace};
 use crate::cpio::Archive;
 use crate::modules;
-use crate::packages::{FetchError, Packages};
+use crate::packages::{FetchError, Packages, linked};
 use crate::process::RunError;
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +23,9 @@ const INIT: &str = include_str!("../guest/init");
 
 /// Counted into the inputs: another layout is another image.
 const LAYOUT: &str = "1";
+
+/// Where a program that was built on this machine is in the guest, with this machine's libraries.
+const OWN: &str = "own";
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,41 @@ impl Image {
         }
         Ok(Self { kernel, initramfs, inputs })
     }
+
+    /// This image with one more program, which was built on this machine and may need newer libraries than the packages': it
+    /// brings its own. The image is written to `file`.
+    ///
+    /// # Errors
+    /// [`ImageError::Content`] when the program or one of its libraries cannot be read, or the image not be written.
+    pub fn with_program(&self, program: &Path, file: &Path) -> Result<Self, ImageError> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let added = own_program(&name, program).map_err(content_error(&name))?;
+        // The kernel unpacks archives that stand one behind the other into one file system.
+        let joined = fs::read(&self.initramfs).and_then(|base| fs::write(file, [base, added].concat()));
+        joined.map_err(content_error("the image with one more program"))?;
+        Ok(Self { initramfs: file.to_owned(), ..self.clone() })
+    }
+}
+
+/// An archive of a program, the libraries it loads here, and a word that starts it with them.
+fn own_program(name: &str, program: &Path) -> io::Result<Vec<u8>> {
+    let mut archive = Archive::new(Vec::new());
+    archive.folder(OWN)?;
+    let mut put = |path: &Path| -> io::Result<String> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.file(&format!("{OWN}/{name}"), true, &fs::read(path)?)?;
+        Ok(name)
+    };
+    put(program)?;
+    let listed = Command::new("ldd").arg(program).output()?;
+    let mut loader = None;
+    for library in linked(&String::from_utf8_lossy(&listed.stdout)) {
+        let name = put(&library)?;
+        loader = loader.or_else(|| name.starts_with("ld-linux").then_some(name));
+    }
+    let start = loader.map_or(String::new(), |loader| format!("/{OWN}/{loader} --library-path /{OWN} "));
+    archive.file(&format!("usr/bin/{name}"), true, format!("#!/bin/sh\nexec {start}/{OWN}/{name} \"$@\"\n").as_bytes())?;
+    archive.finish()
 }
 
 fn content_error(what: &str) -> impl FnOnce(io::Error) -> ImageError + '_ {

@@ -14,3 +14,4 @@ mod mirror;
 mod modules;
 pub mod packages;
 pub mod process;
+pub mod qmp;

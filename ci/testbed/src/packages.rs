@@ -183,13 +183,7 @@ impl Packages {
                 tail: tail(log, 5),
             });
         }
-        // "libc.so.6 => /path/libc.so.6 (0x...)"; the loader's own line has the path only.
-        let path = |line: &str| {
-            let line = line.trim();
-            let found = line.split_once("=> ").map_or(line, |(_, found)| found);
-            Some(PathBuf::from(found.split(" (").next()?)).filter(|path| path.is_absolute())
-        };
-        Ok(text.lines().filter_map(path).collect())
+        Ok(linked(&text))
     }
 
     /// The guest's kernel image and the folder of its modules.
@@ -211,6 +205,17 @@ impl Packages {
         let folders = LIBRARIES.iter().map(|folder| self.root.join(folder).display().to_string());
         folders.collect::<Vec<_>>().join(":")
     }
+}
+
+/// The files in a loader's list of libraries, its own among them.
+pub(crate) fn linked(list: &str) -> Vec<PathBuf> {
+    // "libc.so.6 => /path/libc.so.6 (0x...)"; the loader's own line has the path only.
+    let path = |line: &str| {
+        let line = line.trim();
+        let found = line.split_once("=> ").map_or(line, |(_, found)| found);
+        Some(PathBuf::from(found.split(" (").next()?)).filter(|path| path.is_absolute())
+    };
+    list.lines().filter_map(path).collect()
 }
 
 fn file_name(path: &Path) -> String {

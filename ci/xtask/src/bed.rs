@@ -4,6 +4,7 @@ use crate::Failure;
 use crate::project::Project;
 use crate::steps::Step;
 use crate::{consent, steps};
+use spinel_e2e::Bench;
 use spinel_testbed::accelerator::Accelerator;
 use spinel_testbed::cache::user_folder;
 use spinel_testbed::guest::Maker;
@@ -46,8 +47,19 @@ pub(crate) fn sockets() -> Result<TempDir, Failure> {
     Ok(tempfile::Builder::new().prefix("spinel-").tempdir()?)
 }
 
+/// What guest tests run on: guests, the programs that are tested, and folders for disks and sockets. The sockets go with the
+/// second value.
+pub(crate) fn bench(project: &Project, logs: &Path, step: &Step) -> Result<(Bench, TempDir), Failure> {
+    let sockets = sockets()?;
+    let maker = ready(project, &logs.join("fetch.log"), sockets.path(), step)?;
+    let spineld = project.build_programs(&logs.join("build.log"), step)?.join("spineld");
+    let disks = logs.join("disks");
+    std::fs::create_dir_all(&disks)?;
+    Ok((Bench { maker, spineld, sockets: sockets.path().to_owned(), disks, logs: logs.to_owned() }, sockets))
+}
+
 /// The packages and the maker in one go, for commands that show no steps of their own.
-pub(crate) fn ready(project: &Project, log: &Path, sockets: &Path, step: &Step) -> Result<Maker, Failure> {
+fn ready(project: &Project, log: &Path, sockets: &Path, step: &Step) -> Result<Maker, Failure> {
     let packages = packages(log, step)?;
     step.say("building the guest's image");
     maker(project, packages, sockets).map_err(|e| steps::with_causes(e.as_ref()).into())

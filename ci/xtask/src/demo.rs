@@ -120,8 +120,9 @@ impl Demo<'_> {
             memory_mib: 512,
             // As many as queues: the guest's driver uses no more queues than it has processors.
             processors: QUEUES,
-            disks: vec![Disk { socket, queues: QUEUES, rings: Rings::default() }],
+            disks: vec![Disk { socket, queues: QUEUES, rings: Rings::default(), reconnects: false }],
             script: format!("KEEP={keep}\n{}\n{SCRIPT}", spinel_e2e::DISK),
+            arrives: false,
         };
         let mut guest = maker.boot(&plan, &self.sockets, &self.logs)?;
         guest.until("guest: up", Deadline::after_s(120))?;

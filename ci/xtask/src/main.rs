@@ -8,6 +8,7 @@ mod demo;
 mod kept;
 mod project;
 mod report;
+mod soak;
 mod steps;
 mod test;
 
@@ -37,6 +38,9 @@ enum Command {
     Test(test::Options),
     /// Measure Spinel beside others on this machine, and count its instructions (--list says what there is)
     Bench(bench::Options),
+    /// Do to a guest for long what `test` does to it briefly, and print what came of it: kills, moves
+    #[command(subcommand)]
+    Soak(soak::Soak),
     /// Talk to the guest that `demo --keep` has left running
     Console,
     /// Stop what `demo --keep` has left running
@@ -61,6 +65,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Demo(options) => demo::run(&project, &options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => test::run(&project, &options),
         Command::Bench(options) => bench::run(&project, &options).map(|()| ExitCode::SUCCESS),
+        Command::Soak(soak) => soak.run(&project),
         Command::Console => kept::console(&project).map(|()| ExitCode::SUCCESS),
         Command::Stop => kept::stop(&project).map(|()| ExitCode::SUCCESS),
     }

@@ -207,13 +207,8 @@ fn guests(project: &Project, logs: &Path, agreed: Result<(), String>, chosen: &[
     let mut bench = None;
     let ready = row("guests' testbed", |step| {
         agreed?;
-        let sockets = bed::sockets()?;
-        let maker = bed::ready(project, &logs.join("fetch.log"), sockets.path(), step)?;
-        let programs = project.build_programs(&logs.join("build.log"), step)?;
-        let detail = format!("under {}", maker.accelerator);
-        let disks = project.fresh_folder("test/disks")?;
-        let spineld = programs.join("spineld");
-        let of = Bench { maker, spineld, sockets: sockets.path().to_owned(), disks, logs: logs.to_owned() };
+        let (of, sockets) = bed::bench(project, logs, step)?;
+        let detail = format!("under {}", of.maker.accelerator);
         bench = Some((of, sockets));
         Ok(Passed { detail, skipped: 0 })
     });
@@ -233,6 +228,9 @@ fn run_case(case: &Case, bench: &Bench) -> Result<Passed, Failure> {
     let (findings, again) = case.run(bench)?;
     for reason in &findings.skipped {
         println!("test guest {}: SKIPPED {reason}", case.name);
+    }
+    for line in &findings.figures {
+        println!("  {line}");
     }
     let broken: Vec<&str> = findings.claims.iter().filter(|claim| !claim.held).map(|claim| claim.text.as_str()).collect();
     if !broken.is_empty() {
