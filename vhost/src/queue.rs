@@ -216,7 +216,7 @@ impl<R: Ring> Queue<R> {
 
     /// Reaps first, because that frees slots and the guest waits for it.
     fn complete(&mut self, now: Instant) -> bool {
-        if self.in_flight == 0 && !self.shut {
+        if self.in_flight == 0 && !std::mem::take(&mut self.shut) {
             return false;
         }
         self.done.clear();
@@ -273,7 +273,10 @@ impl<R: Ring> Queue<R> {
             return Ok(0);
         }
         let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
-        self.shut = batch == 0;
+        if batch == 0 {
+            self.shut = true;
+            return Ok(0);
+        }
         // Read after the index: a write that was posted after the cache was switched off must see it off.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
         if batch > 1 {
