@@ -1,10 +1,14 @@
 //! A queue served by hand: what a guest sees of its requests, honest and hostile.
 
+#[path = "queue/broken_records.rs"]
+mod broken_records;
 mod common;
 #[path = "queue/malformed_packed.rs"]
 mod malformed_packed;
 #[path = "queue/paced.rs"]
 mod paced;
+#[path = "queue/recovery.rs"]
+mod recovery;
 
 use std::sync::Arc;
 

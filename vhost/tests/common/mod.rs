@@ -1,5 +1,7 @@
 //! One queue on one simulated core, turned by hand.
 
+pub(crate) mod held;
+
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +11,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use spinel_core::mem::Region;
 use spinel_core::{Core, CoreId, Device, Instant, Meters, Poller, Progress, Sleeper, Watch};
 use spinel_sim::guest::{Finished, Layout, SimGuest};
-use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, RingAddresses, RingFeatures, recipe};
+use spinel_vhost::{
+    AnyRing, BlkFeatures, Disk, Poked, QueueEvent, QueueRemains, QueueSetup, RecordPlace, RingAddresses, RingError, RingFeatures, recipe,
+};
 
 struct NeverSleeps;
 
@@ -25,6 +29,14 @@ impl Sleeper for NeverSleeps {
 
 /// What a queue is given in a test unless it says otherwise.
 pub(crate) const ALL: BlkFeatures = BlkFeatures { flush: true, discard: true, write_zeroes: true };
+
+/// A guest's ring, as its device finds it.
+pub(crate) fn find(guest: &SimGuest, layout: Layout) -> AnyRing {
+    let [descriptors, available, used] = guest.addresses();
+    let addresses = RingAddresses { descriptors, available, used };
+    let Layout { size, packed, event_idx, indirect, .. } = layout;
+    AnyRing::new(&guest.map(), size, addresses, RingFeatures { packed, event_idx, indirect }, None).unwrap()
+}
 
 pub(crate) struct Bench {
     pub(crate) guest: SimGuest,
@@ -42,15 +54,22 @@ impl Bench {
     }
 
     pub(crate) fn over(device: Arc<dyn Device>, guest: SimGuest, layout: Layout, read_only: bool) -> Self {
+        let ring = find(&guest, layout);
+        Self::serve(device, guest, ring, read_only)
+    }
+
+    /// What is in flight goes on record there, and what is on record is done again.
+    pub(crate) fn on_record(device: Arc<dyn Device>, guest: SimGuest, layout: Layout, place: &RecordPlace) -> Result<Self, RingError> {
+        let ring = find(&guest, layout).on_record(place, false)?;
+        Ok(Self::serve(device, guest, ring, false))
+    }
+
+    fn serve(device: Arc<dyn Device>, guest: SimGuest, ring: AnyRing, read_only: bool) -> Self {
         let mut core = Core::new(CoreId(0), Box::new(NeverSleeps));
         core.map(Arc::clone(guest.region()));
         let meters = Arc::new(Meters::default());
         let disk = Arc::new(Disk { serial: "disk0".to_owned(), device, meters, read_only });
-        let [descriptors, available, used] = guest.addresses();
-        let addresses = RingAddresses { descriptors, available, used };
-        let Layout { size, packed, event_idx, indirect, .. } = layout;
         let map = guest.map();
-        let ring = AnyRing::new(&map, size, addresses, RingFeatures { packed, event_idx, indirect }, None).unwrap();
         let (report, events) = unbounded();
         let (_, calls) = unbounded();
         let setup = QueueSetup {
