@@ -64,7 +64,7 @@ impl Bench {
         Ok(Self::serve(device, guest, ring, false))
     }
 
-    fn serve(device: Arc<dyn Device>, guest: SimGuest, ring: AnyRing, read_only: bool) -> Self {
+    pub(crate) fn serve(device: Arc<dyn Device>, guest: SimGuest, ring: AnyRing, read_only: bool) -> Self {
         let mut core = Core::new(CoreId(0), Box::new(NeverSleeps));
         core.map(Arc::clone(guest.region()));
         let meters = Arc::new(Meters::default());
