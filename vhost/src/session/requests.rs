@@ -98,7 +98,7 @@ impl Session {
                 self.halt(at)?;
                 let vring = &mut self.vrings[at];
                 // To begin with, the record of what was in flight knows better than a front end whose connection broke.
-                (vring.base, vring.anew) = (Some(base), vring.ran);
+                (vring.base, vring.left_at, vring.anew) = (Some(base), None, vring.ran);
                 vring.moved();
             }
             Request::GetRingBase { index } => {
@@ -106,7 +106,7 @@ impl Session {
                 self.halt(at)?;
                 let vring = &mut self.vrings[at];
                 (vring.started, vring.kick, vring.bar) = (false, None, None);
-                let base = vring.base;
+                let base = vring.base.or(vring.left_at);
                 return Ok(state(index, base.unwrap_or_else(|| self.beginning())));
             }
             Request::EnableRing { index, enable } => {
@@ -198,7 +198,9 @@ impl Session {
         self.disable_all()?;
         for vring in &mut self.vrings {
             (vring.started, vring.kick, vring.bar) = (false, None, None);
-            (vring.size, vring.addresses, vring.base) = (None, None, None);
+            (vring.size, vring.addresses) = (None, None);
+            // QEMU 7.2 resets the status of a device that it stops or moves away, and only then asks where the rings go on.
+            vring.left_at = vring.base.take();
             vring.anew = true;
         }
         (self.features, self.status) = (None, 0);

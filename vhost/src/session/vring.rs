@@ -60,6 +60,8 @@ pub(crate) struct Vring {
     pub(crate) addresses: Option<RingAddresses>,
     /// Where it goes on, as VHOST_USER_SET_VRING_BASE and GET_VRING_BASE have it, as long as no queue runs. None at its beginning.
     pub(crate) base: Option<u32>,
+    /// Where it would have gone on when the device was reset: for GET_VRING_BASE alone.
+    pub(crate) left_at: Option<u32>,
     /// Between SET_VRING_KICK and GET_VRING_BASE.
     pub(crate) started: bool,
     /// Wakes us; none while the guest is polled for.

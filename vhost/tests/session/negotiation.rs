@@ -222,6 +222,7 @@ fn a_reset_stops_the_queues_and_forgets_what_was_negotiated_but_not_the_memory()
         assert_eq!(info.protocol_features, PROTOCOL_ALL, "what belongs to the connection stays");
         // The ring goes on where it was, once it is set up again.
         let base = guest.queues[0].ring.base();
+        assert_eq!(client.ask(GET_VRING_BASE, &words(&[0, 0])), words(&[0, base]), "who resets first may still ask where that is");
         client.tell(SET_FEATURES, &longs(&[FEATURES]), &[]);
         for packet in guest.ring_packets(0) {
             let fds: Vec<_> = packet.fds.iter().collect();
