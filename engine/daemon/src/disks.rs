@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use spinel_control::{RpcError, params};
 use spinel_core::Device;
+use spinel_volume::{Limits, Throttle};
 use uuid::Uuid;
 
 use crate::bench::{BENCHES_MAX, Bench};
@@ -33,17 +34,25 @@ pub(crate) struct Bdev {
     pub(crate) uuid: Uuid,
     pub(crate) kind: Kind,
     pub(crate) counts: Counts,
+    /// What everybody uses of it.
+    throttle: Arc<Throttle>,
 }
 
 impl Bdev {
     /// A new bdev, which nobody uses yet. Without a UUID it gets one by chance.
     pub(crate) fn new(name: String, uuid: Option<Uuid>, kind: Kind) -> Self {
-        Self { name, uuid: uuid.unwrap_or_else(Uuid::new_v4), kind, counts: Counts::default() }
+        let throttle = Arc::new(Throttle::new(kind.device()));
+        Self { name, uuid: uuid.unwrap_or_else(Uuid::new_v4), kind, counts: Counts::default(), throttle }
     }
 
-    /// The device itself.
+    /// The device, as far as its limits allow.
     pub(crate) fn device(&self) -> Arc<dyn Device> {
-        self.kind.device()
+        Arc::clone(&self.throttle) as _
+    }
+
+    /// Its limits.
+    pub(crate) fn limits(&self) -> &Limits {
+        self.throttle.limits()
     }
 }
 
@@ -184,17 +193,24 @@ impl Disks {
 
     /// Tells the guests of this bdev, and of those made of it, that its size has changed.
     pub(crate) fn announce_size(&self, name: &str) {
-        let mut changed = vec![name];
+        self.served_over(name).for_each(|served| served.controller().resized());
+    }
+
+    /// Lets the guests of this bdev, and of those made of it, open it again, because its first limit was set or its last lifted.
+    pub(crate) fn reopen(&self, name: &str) {
+        self.served_over(name).for_each(|served| served.controller().reopen());
+    }
+
+    /// The controllers of this bdev and of those made of it.
+    fn served_over<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Served> {
+        let mut over = vec![name];
         // What is made of something comes after it, so one walk finds all.
-        changed.extend(self.bdevs.iter().filter_map(|bdev| (bdev.kind.base()? == name).then_some(bdev.name.as_str())));
-        let mut seen = 1;
-        while let Some(next) = changed.get(seen).copied() {
-            changed.extend(self.bdevs.iter().filter_map(|bdev| (bdev.kind.base()? == next).then_some(bdev.name.as_str())));
-            seen += 1;
+        for bdev in &self.bdevs {
+            if bdev.kind.base().is_some_and(|base| over.contains(&base)) {
+                over.push(&bdev.name);
+            }
         }
-        for served in self.controllers.iter().filter(|served| changed.contains(&served.bdev.as_str())) {
-            served.controller().resized();
-        }
+        self.controllers.iter().filter(move |served| over.contains(&served.bdev.as_str()))
     }
 
     /// The controller of this name; -19 if there is none.

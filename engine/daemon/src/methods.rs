@@ -13,6 +13,7 @@ mod malloc;
 mod null;
 mod options;
 mod process;
+mod qos;
 mod threads;
 mod uring;
 mod vhost;
@@ -75,6 +76,7 @@ fn about_bdevs(table: Methods<Engine>) -> Methods<Engine> {
         .with("bdev_reset_iostat", Runtime, iostat::reset)
         .with("bdev_enable_histogram", Runtime, histogram::enable)
         .with("bdev_get_histogram", Runtime, histogram::get)
+        .with("bdev_set_qos_limit", Runtime, qos::set_limit)
 }
 
 fn of_kinds(table: Methods<Engine>) -> Methods<Engine> {

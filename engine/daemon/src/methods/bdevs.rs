@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use spinel_control::params;
 
-use super::Answer;
+use super::{Answer, qos};
 use crate::disks::{Bdev, Disks};
 use crate::engine::Engine;
 
@@ -56,7 +56,7 @@ fn describe(disks: &Disks, bdev: &Bdev) -> Value {
         "num_blocks": geometry.block_count,
         "physical_block_size": geometry.physical_block_bytes,
         "uuid": bdev.uuid,
-        "assigned_rate_limits": {"rw_ios_per_sec": 0, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0, "w_mbytes_per_sec": 0},
+        "assigned_rate_limits": qos::describe(bdev.limits()),
         "claimed": claimed,
         "zoned": false,
         "supported_io_types": {

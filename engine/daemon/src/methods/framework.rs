@@ -1,11 +1,13 @@
 //! The methods about initialisation and about saving the configuration. Knows no parameters of other methods.
 
+use std::iter;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use spinel_control::methods::Phase;
 use spinel_control::{RpcError, params};
 
-use super::Answer;
+use super::{Answer, qos};
 use crate::engine::Engine;
 
 /// The subsystems in the order in which their configuration is loaded, and what each needs before.
@@ -47,7 +49,9 @@ pub(super) fn config(engine: &Engine, params: Option<&Value>) -> Answer {
     }
     let disks = engine.disks();
     let calls: Vec<(&str, Value)> = match name.as_str() {
-        "bdev" => disks.bdevs().iter().map(|bdev| bdev.kind.creation(&bdev.name, bdev.uuid)).collect(),
+        "bdev" => {
+            disks.bdevs().iter().flat_map(|bdev| iter::once(bdev.kind.creation(&bdev.name, bdev.uuid)).chain(qos::creation(bdev))).collect()
+        }
         "vhost_blk" => disks.controllers().iter().flat_map(|served| served.creation()).collect(),
         _ => {
             let names: Vec<&str> = SUBSYSTEMS.iter().map(|(name, _)| *name).collect();

@@ -19,7 +19,7 @@ fn every_method_is_listed_once() {
         "bdev_aio_delete bdev_delay_create bdev_delay_delete bdev_delay_update_latency bdev_error_create bdev_error_delete",
         "bdev_error_inject_error bdev_error_resume_pending vhost_create_blk_controller vhost_get_controllers",
         "vhost_delete_controller vhost_controller_set_coalescing virtio_blk_create_transport virtio_blk_get_transports",
-        "bdev_bench_start bdev_bench_get bdev_bench_stop",
+        "bdev_bench_start bdev_bench_get bdev_bench_stop bdev_set_qos_limit",
     ]
     .into_iter()
     .flat_map(|line| line.split(' '))

@@ -7,6 +7,7 @@ mod guest;
 mod harness;
 mod hostile;
 mod process;
+mod qos;
 mod refusals;
 mod saving;
 mod served;

@@ -33,6 +33,7 @@ fn furnish(daemon: &Daemon) {
     daemon.done("bdev_error_create", json!({"base_name": "a"}));
     daemon.done("bdev_null_resize", json!({"name": "null", "new_size": 16}));
     daemon.done("bdev_delay_update_latency", json!({"delay_bdev_name": "a", "latency_type": "p99_read", "latency_us": 77}));
+    daemon.done("bdev_set_qos_limit", json!({"name": "a", "rw_ios_per_sec": 12_345, "w_mbytes_per_sec": 7, "w_mbytes_burst_ms": 250}));
     daemon.done("vhost_create_blk_controller", json!({"ctrlr": "vm0", "dev_name": "EE_a"}));
     daemon.done("vhost_create_blk_controller", json!({"ctrlr": "vm1", "dev_name": "b", "readonly": true}));
 }
@@ -43,7 +44,7 @@ fn what_was_saved_and_loaded_is_what_ran() {
     furnish(&daemon);
     let config = saved(&daemon);
     let before = (daemon.done("bdev_get_bdevs", Value::Null), daemon.done("vhost_get_controllers", Value::Null));
-    assert_eq!(config["subsystems"][0]["config"].as_array().unwrap().len(), 6);
+    assert_eq!(config["subsystems"][0]["config"].as_array().unwrap().len(), 7);
     let folder = daemon.stop().folder;
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let daemon = Daemon::start_with(folder, ["-c", "config.json"]);
