@@ -36,7 +36,7 @@ struct Kind {
 /// Requests are in flight at any moment, on one disk because every hundredth write takes long: those that overlap it come and go
 /// meanwhile. On the other no request can end between a kill and the next start.
 const KINDS: [Kind; 2] = [
-    Kind { name: "quick", read_us: [4_000, 20_000], write_us: [10_000, 400_000], load: "10000 --depth 16 --flush-every 50 --area 16M" },
+    Kind { name: "quick", read_us: [20_000, 40_000], write_us: [30_000, 400_000], load: "10000 --depth 16 --flush-every 50 --area 16M" },
     Kind {
         name: "slow",
         read_us: [4_000_000, 5_000_000],
@@ -65,8 +65,10 @@ pub struct Crashes {
     pub claims: Vec<Claim>,
     seed: u64,
     layout: &'static str,
-    /// The requests in flight at each kill, by disk.
+    /// The requests of the guest's that were under way at each kill, by disk.
     in_flight: Vec<[u64; KINDS.len()]>,
+    /// Kills before the guest was back: what was under way is what it was at the kill before.
+    early: u32,
     /// By disk: from a kill to the first request that ended after it, and from the daemon's last start to that.
     pauses: [Pauses; KINDS.len()],
     returns: [Pauses; KINDS.len()],
@@ -208,7 +210,12 @@ impl<'a> Soak<'a> {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         let stats = daemon.call("bdev_get_iostat", json!({}))?;
         daemon.process().kill();
-        let in_flight = KINDS.each_ref().map(|kind| count(&stats, kind, &["in_flight"]));
+        let mut in_flight = KINDS.each_ref().map(|kind| count(&stats, kind, &["in_flight"]));
+        let ended = KINDS.each_ref().map(|kind| count(&stats, kind, ENDED));
+        if in_flight.iter().chain(&ended).all(|count| *count == 0) {
+            self.crashes.early += 1;
+            in_flight = self.disks.map(|state| state.in_flight_at_kill);
+        }
         self.crashes.in_flight.push(in_flight);
         for (state, in_flight_at_kill) in self.disks.iter_mut().zip(in_flight) {
             let still_since = state.still_since.or_else(|| Some(Stopwatch::start()));
@@ -235,7 +242,7 @@ impl<'a> Soak<'a> {
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         let stats = daemon.call("bdev_get_iostat", json!({}))?;
         for (number, (kind, state)) in KINDS.iter().zip(&mut self.disks).enumerate() {
-            state.ended = count(&stats, kind, &["num_read_ops", "num_write_ops"]);
+            state.ended = count(&stats, kind, ENDED);
             if let Some(since) = state.still_since.take_if(|_| state.ended > 0) {
                 self.crashes.pauses[number].note(since.elapsed());
                 self.crashes.returns[number].note(self.started.elapsed());
@@ -303,6 +310,9 @@ fn configuration(bench: &Bench) -> Result<Value, Failure> {
     Ok(json!({"subsystems": [{"subsystem": "bdev", "config": bdevs}, {"subsystem": "vhost_blk", "config": controllers}]}))
 }
 
+/// What the daemon calls the requests that have ended; flushes are not delayed, and say nothing of the others.
+const ENDED: &[&str] = &["num_read_ops", "num_write_ops"];
+
 /// The sum of these counts of a disk in an answer to bdev_get_iostat.
 fn count(stats: &Value, kind: &Kind, names: &[&str]) -> u64 {
     let mut bdevs = stats["bdevs"].as_array().into_iter().flatten();
@@ -312,15 +322,17 @@ fn count(stats: &Value, kind: &Kind, names: &[&str]) -> u64 {
 
 impl fmt::Display for Crashes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} rings, seed {}: {} kills", self.layout, self.seed, self.in_flight.len())?;
+        let (kills, both) = (self.in_flight.len(), self.in_flight.iter().map(|of| of.iter().sum()));
+        writeln!(
+            f,
+            "{} rings, seed {}: {kills} kills, {} of them before the guest was back from the last",
+            self.layout, self.seed, self.early
+        )?;
+        writeln!(f, "  both  in flight when killed: {}", InFlight(both.collect()))?;
         for (number, kind) in KINDS.iter().enumerate() {
-            let mut in_flight: Vec<u64> = self.in_flight.iter().map(|of| of[number]).collect();
-            in_flight.sort_unstable();
-            let total: u64 = in_flight.iter().sum();
-            let median = in_flight.get(in_flight.len() / 2).copied().unwrap_or(0);
-            let none = in_flight.iter().filter(|count| **count == 0).count();
+            let in_flight = InFlight(self.in_flight.iter().map(|of| of[number]).collect());
             let Loaded { rounds, requests, stamps, longest } = self.loads[number];
-            writeln!(f, "  {:<6}in flight when killed: {total} in all, median {median}, none at {none} kills", kind.name)?;
+            writeln!(f, "  {:<6}in flight when killed: {in_flight}", kind.name)?;
             writeln!(f, "        pauses: {}", self.pauses[number])?;
             writeln!(f, "        since the daemon's start: {}", self.returns[number])?;
             writeln!(
@@ -330,5 +342,18 @@ impl fmt::Display for Crashes {
             )?;
         }
         Ok(())
+    }
+}
+
+/// How many requests were in flight at each kill.
+struct InFlight(Vec<u64>);
+
+impl fmt::Display for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let (total, median) = (sorted.iter().sum::<u64>(), sorted.get(sorted.len() / 2).copied().unwrap_or(0));
+        let none = sorted.iter().filter(|count| **count == 0).count();
+        write!(f, "{total} in all, median {median}, none at {none} kills")
     }
 }

@@ -29,6 +29,14 @@ impl Loaded {
         let mut next = || words.next().unwrap_or(0);
         Self { rounds: next(), requests: next(), stamps: next(), longest: Duration::from_micros(next()) }
     }
+
+    /// Adds what another guest has done.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.requests += other.requests;
+        self.stamps += other.stamps;
+        self.longest = self.longest.max(other.longest);
+    }
 }
 
 /// Makes guests that have spinelbench.

@@ -7,7 +7,7 @@ use serde_json::json;
 use spinel_testbed::backing::sparse_file;
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
-use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Moved, Plan, Rings};
+use spinel_testbed::guest::{Claim, Disk, Guest, Maker, Moved, Plan, Rings};
 use spinel_testbed::process::{Process, open_log};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ const DISK_BYTES: u64 = 64 << 20;
 
 /// What a move, and whatever else is waited for, may take.
 const PATIENCE_S: u64 = 120;
+/// A guest that has stood still for so long under a server to compare with is lost.
+const PATIENCE_BESIDE_S: u64 = 30;
 /// The guest is left alone for so long between two moves.
 const BETWEEN: Duration = Duration::from_millis(1500);
 /// QEMU's own default: the guest is stopped once the rest can be sent in so many milliseconds.
@@ -55,11 +57,13 @@ pub struct MovePlan {
 /// What has come of it.
 #[derive(Debug)]
 pub struct Moves {
-    /// What was claimed.
+    /// What was claimed. Of a server to compare with, nothing is.
     pub claims: Vec<Claim>,
     server: Server,
     layout: &'static str,
     moved: Vec<Moved>,
+    /// After so many moves the guest did not come to an end.
+    lost: u32,
     load: Loaded,
 }
 
@@ -73,39 +77,80 @@ pub(crate) fn case(bench: &Bench) -> Result<Findings, Failure> {
     Ok(findings)
 }
 
-/// Moves a guest as planned, and tells `progress` how far it is.
+/// Moves a guest as planned, and tells `progress` how far it is. Under spineld, one guest makes all moves; under what it is
+/// compared with each move has a guest and a server of its own, since not every guest survives.
 ///
 /// # Errors
 /// When a guest, a QEMU or the server ended in disorder, or a load failed.
 pub fn run(bench: &Bench, plan: &MovePlan, progress: &mut dyn FnMut(&str)) -> Result<Moves, Failure> {
     let layout = if plan.packed { "packed" } else { "split" };
-    let name = match plan.server {
-        Server::Spineld => format!("migrate-{layout}"),
-        Server::StorageDaemon => format!("migrate-{layout}-storage-daemon"),
-    };
-    let file = bench.disk_file(&name);
-    sparse_file(&file, DISK_BYTES)?;
-    let (serving, sockets) = Serving::start(bench, plan.server, &name, &file)?;
-    let tour = Tour { bench, maker: load::maker(bench)?, name: name.clone(), sockets, packed: plan.packed };
-    let mut guest = tour.stop(0)?;
-    guest.until("reached: busy", Deadline::after_s(PATIENCE_S))?;
-    let mut moved = Vec::new();
-    for stop in 1..=plan.moves {
-        progress(&format!("{name}: move {stop} of {}", plan.moves));
-        wait(&mut guest)?;
-        let to = tour.stop(stop)?;
-        let (there, took) = guest.move_to(to, DOWNTIME_LIMIT_MS, Deadline::after_s(PATIENCE_S))?;
-        guest = there;
-        moved.push(took);
+    let mut moves = Moves { claims: Vec::new(), server: plan.server, layout, moved: Vec::new(), lost: 0, load: Loaded::default() };
+    if plan.server == Server::Spineld {
+        let mut journey = Journey::begin(bench, plan, format!("migrate-{layout}"))?;
+        for number in 1..=plan.moves {
+            progress(&format!("move {number} of {}", plan.moves));
+            moves.moved.push(journey.go_on()?);
+        }
+        (moves.claims, moves.load) = journey.end(PATIENCE_S)?;
+        return Ok(moves);
     }
-    wait(&mut guest)?;
-    guest.tell("enough")?;
-    guest.until("guest: the script ended", Deadline::after_s(PATIENCE_S))?;
-    let load = Loaded::of(guest.reports(), 0);
-    let mut claims = guest.finish(Deadline::after_s(PATIENCE_S))?;
-    serving.stop()?;
-    claims.push(claim(&format!("{name}: sectors were checked"), load.stamps > 0));
-    Ok(Moves { claims, server: plan.server, layout, moved, load })
+    for number in 1..=plan.moves {
+        progress(&format!("move {number} of {}", plan.moves));
+        let mut journey = Journey::begin(bench, plan, format!("migrate-{layout}-beside-{number}"))?;
+        moves.moved.push(journey.go_on()?);
+        match journey.end(PATIENCE_BESIDE_S) {
+            Ok((_, load)) => moves.load.add(&load),
+            Err(_) => moves.lost += 1,
+        }
+    }
+    Ok(moves)
+}
+
+/// A guest under load, on its way through several QEMUs.
+struct Journey<'a> {
+    bench: &'a Bench,
+    maker: Maker,
+    name: String,
+    packed: bool,
+    serving: Serving,
+    sockets: [PathBuf; 2],
+    guest: Guest,
+    moves: u32,
+}
+
+impl<'a> Journey<'a> {
+    fn begin(bench: &'a Bench, plan: &MovePlan, name: String) -> Result<Self, Failure> {
+        let file = bench.disk_file(&name);
+        sparse_file(&file, DISK_BYTES)?;
+        let (serving, sockets) = Serving::start(bench, plan.server, &name, &file)?;
+        let maker = load::maker(bench)?;
+        let mut guest = maker.boot(&stop(&name, plan.packed, &sockets, 0), &bench.sockets, &bench.logs)?;
+        guest.until("reached: busy", Deadline::after_s(PATIENCE_S))?;
+        Ok(Self { bench, maker, name, packed: plan.packed, serving, sockets, guest, moves: 0 })
+    }
+
+    /// Lets the guest work for a while, and moves it.
+    fn go_on(&mut self) -> Result<Moved, Failure> {
+        wait(&mut self.guest)?;
+        self.moves += 1;
+        let plan = stop(&self.name, self.packed, &self.sockets, self.moves);
+        let mut other = self.maker.boot(&plan, &self.bench.sockets, &self.bench.logs)?;
+        let moved = self.guest.move_to(&mut other, DOWNTIME_LIMIT_MS, Deadline::after_s(PATIENCE_S))?;
+        self.guest = other;
+        Ok(moved)
+    }
+
+    /// Lets the guest work for a while and come to its end, and answers its claims and what it has done.
+    fn end(mut self, patience_s: u64) -> Result<(Vec<Claim>, Loaded), Failure> {
+        wait(&mut self.guest)?;
+        self.guest.tell("enough")?;
+        self.guest.until("guest: the script ended", Deadline::after_s(patience_s))?;
+        let load = Loaded::of(self.guest.reports(), 0);
+        let mut claims = self.guest.finish(Deadline::after_s(patience_s))?;
+        self.serving.stop()?;
+        claims.push(claim(&format!("{}: sectors were checked", self.name), load.stamps > 0));
+        Ok((claims, load))
+    }
 }
 
 /// Lets the guest work for a while.
@@ -116,36 +161,23 @@ fn wait(guest: &mut Guest) -> Result<(), Failure> {
     }
 }
 
-/// The QEMUs that one guest comes through.
-struct Tour<'a> {
-    bench: &'a Bench,
-    maker: Maker,
-    name: String,
-    sockets: [PathBuf; 2],
-    packed: bool,
-}
-
-impl Tour<'_> {
-    /// The QEMU of that number: the first boots the guest, the others wait for it. Neighbours use different sockets.
-    fn stop(&self, number: u32) -> Result<Guest, GuestError> {
-        let Self { name, packed, .. } = self;
-        let checksums = "--bs=4k --size=8M --offset=32M --iodepth=4";
-        let script = format!(
-            "{DISK}\n{LOAD}\npacked {name} 0 {}\nload 0 5000 --depth 8 --flush-every 50 --area 16M &\n\
-             checksums 0 {checksums} &\nuntil_told {name} 'load-0 checksums-0'\nconclude\n",
-            u8::from(*packed)
-        );
-        let socket = self.sockets[if number.is_multiple_of(2) { 0 } else { 1 }].clone();
-        let rings = Rings { packed: *packed, ..Rings::default() };
-        let plan = Plan {
-            name: format!("{name}-{number}"),
-            memory_mib: 512,
-            processors: 1,
-            disks: vec![Disk { socket, queues: 1, rings, reconnects: false }],
-            script,
-            arrives: number > 0,
-        };
-        self.maker.boot(&plan, &self.bench.sockets, &self.bench.logs)
+/// The QEMU of that number: the first boots the guest, the others wait for it. Neighbours use different sockets.
+fn stop(name: &str, packed: bool, sockets: &[PathBuf; 2], number: u32) -> Plan {
+    let checksums = "--bs=4k --size=8M --offset=32M --iodepth=4";
+    let script = format!(
+        "{DISK}\n{LOAD}\npacked {name} 0 {}\nload 0 5000 --depth 8 --flush-every 50 --area 16M &\n\
+         checksums 0 {checksums} &\nuntil_told {name} 'load-0 checksums-0'\nconclude\n",
+        u8::from(packed)
+    );
+    let socket = sockets[if number.is_multiple_of(2) { 0 } else { 1 }].clone();
+    let rings = Rings { packed, ..Rings::default() };
+    Plan {
+        name: format!("{name}-{number}"),
+        memory_mib: 512,
+        processors: 1,
+        disks: vec![Disk { socket, queues: 1, rings, reconnects: false }],
+        script,
+        arrives: number > 0,
     }
 }
 
@@ -216,7 +248,8 @@ impl fmt::Display for Moves {
             downtime.note(Duration::from_millis(moved.downtime_ms));
             total.note(Duration::from_millis(moved.total_ms));
         }
-        writeln!(f, "{}, {} rings: {} moves", self.server, self.layout, self.moved.len())?;
+        let went_on = self.moved.len().saturating_sub(usize::try_from(self.lost).unwrap_or(usize::MAX));
+        writeln!(f, "{}, {} rings: {} moves, after {went_on} of which the guest went on", self.server, self.layout, self.moved.len())?;
         writeln!(f, "  downtime: {downtime}")?;
         writeln!(f, "  from the first page to the last: {total}")?;
         let Loaded { rounds, requests, stamps, longest } = self.load;

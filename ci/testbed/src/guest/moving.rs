@@ -26,12 +26,13 @@ pub struct Moved {
 }
 
 impl Guest {
-    /// Moves this guest to another QEMU, which [arrives](super::Plan::arrives) with the same plan, and ends the QEMU it has left.
+    /// Moves this guest to another QEMU, which [arrives](super::Plan::arrives) with the same plan and from then on is the guest,
+    /// and ends the QEMU it has left.
     /// It is stopped once what is still to be sent fits into `downtime_limit_ms`.
     ///
     /// # Errors
     /// [`GuestError::Control`] when a QEMU refuses or the migration fails, and how the guest ended when it ends.
-    pub fn move_to(mut self, mut to: Self, downtime_limit_ms: u64, deadline: Deadline) -> Result<(Self, Moved), GuestError> {
+    pub fn move_to(&mut self, to: &mut Self, downtime_limit_ms: u64, deadline: Deadline) -> Result<Moved, GuestError> {
         let uri = format!("unix:{}", to.files.control.with_extension("in").display());
         let limits = json!({"downtime-limit": downtime_limit_ms, "max-bandwidth": BYTES_PER_S});
         let mut there = Qmp::connect(&to.files.control).map_err(|e| to.uncontrolled(e))?;
@@ -47,7 +48,7 @@ impl Guest {
         to.unread.splice(0..0, self.unread.drain(..));
         to.claims.splice(0..0, self.claims.drain(..));
         to.reports.splice(0..0, self.reports.drain(..));
-        Ok((to, moved))
+        Ok(moved)
     }
 
     /// Waits until QEMU says that the guest is gone from here.
