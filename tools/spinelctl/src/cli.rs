@@ -1,6 +1,6 @@
 //! The verbs and their arguments, as clap reads and explains them. It refuses to know what they do.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use spinel_units::{parse_microseconds, parse_size};
 use std::path::PathBuf;
@@ -131,6 +131,8 @@ pub(crate) enum Disk {
     },
     /// Make an error disk fail requests.
     Inject(Inject),
+    /// Limit how fast a disk is. What is not named stays as it is.
+    Limit(Limit),
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,6 +230,39 @@ pub(crate) struct Inject {
     /// To how many.
     #[arg(short = 'n', long, default_value_t = 1)]
     pub(crate) count: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("limits").required(true).multiple(true).args([
+    "iops", "read_iops", "write_iops", "bandwidth", "read_bandwidth", "write_bandwidth", "none",
+])))]
+pub(crate) struct Limit {
+    /// The disk.
+    pub(crate) name: String,
+    /// Requests a second, of every kind but flush; 0 lifts the limit.
+    #[arg(long, value_name = "N")]
+    pub(crate) iops: Option<u64>,
+    /// Reads a second.
+    #[arg(long, value_name = "N")]
+    pub(crate) read_iops: Option<u64>,
+    /// Writes a second, discards and write-zeroes among them.
+    #[arg(long, value_name = "N")]
+    pub(crate) write_iops: Option<u64>,
+    /// Bytes read and written a second, whole MiB, such as 100M; 0 lifts the limit.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) bandwidth: Option<u64>,
+    /// Bytes read a second.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) read_bandwidth: Option<u64>,
+    /// Bytes written a second.
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) write_bandwidth: Option<u64>,
+    /// Of how long a time the share may come at once after a pause, whole milliseconds; for the limits given with it. 10ms unless it was set.
+    #[arg(long, value_name = "TIME", value_parser = parse_microseconds)]
+    pub(crate) burst: Option<u64>,
+    /// Lift every limit.
+    #[arg(long, conflicts_with_all = ["iops", "read_iops", "write_iops", "bandwidth", "read_bandwidth", "write_bandwidth", "burst"])]
+    pub(crate) none: bool,
 }
 
 #[derive(Debug, Subcommand)]

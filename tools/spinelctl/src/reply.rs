@@ -20,6 +20,8 @@ pub(crate) struct Bdev {
     #[serde(default)]
     pub(crate) claimed: bool,
     #[serde(default)]
+    pub(crate) assigned_rate_limits: Map<String, Value>,
+    #[serde(default)]
     pub(crate) supported_io_types: Map<String, Value>,
     #[serde(default)]
     pub(crate) driver_specific: Map<String, Value>,

@@ -2,6 +2,7 @@
 
 mod cores;
 mod disk;
+mod limit;
 mod stats;
 mod vhost;
 

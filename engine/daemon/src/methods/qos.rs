@@ -47,7 +47,7 @@ pub(super) fn set_limit(engine: &Engine, params: Option<&Value>) -> Answer {
     }
     let was_limited = limits.any();
     limits.set(changes);
-    tracing::info!("bdev '{}' is limited: {}", bdev.name, describe(limits));
+    tracing::info!("bdev '{}' has these limits now: {}", bdev.name, Value::Object(assigned(limits).collect()));
     // What a core that sleeps holds back may be due now.
     engine.wake();
     if limits.any() != was_limited {

@@ -1,6 +1,6 @@
 //! `spinelctl disk`: the disks, whatever they are made of.
 
-use super::Session;
+use super::{Session, limit};
 use crate::cli::{Create, Delay, Disk, Inject, OnFile, Sized};
 use crate::failure::Failure;
 use crate::reply::{Bdev, Kind};
@@ -20,6 +20,7 @@ pub(super) fn run(session: &mut Session, disk: Disk) -> Result<(), Failure> {
         Disk::Resize { name, size } => resize(session, &name, size),
         Disk::Rescan { name } => rescan(session, &name),
         Disk::Inject(inject) => self::inject(session, inject),
+        Disk::Limit(limit) => limit::run(session, &limit),
     }
 }
 
@@ -55,6 +56,7 @@ fn show(session: &mut Session, name: &str) -> Result<(), Failure> {
         ("uuid", disk.uuid.clone()),
         ("also called", disk.aliases.iter().filter(|alias| **alias != disk.uuid).cloned().collect::<Vec<_>>().join(", ")),
         ("used", if disk.claimed { "yes" } else { "no" }.to_owned()),
+        ("limited to", limit::shown(&disk)),
     ];
     let can = disk.supported_io_types.iter().filter(|(_, can)| can.as_bool() == Some(true));
     lines.push(("can", can.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")));
@@ -67,7 +69,7 @@ fn show(session: &mut Session, name: &str) -> Result<(), Failure> {
     table::print(&lines.join("\n"))
 }
 
-fn find(session: &mut Session, name: &str) -> Result<Bdev, Failure> {
+pub(super) fn find(session: &mut Session, name: &str) -> Result<Bdev, Failure> {
     let method = "bdev_get_bdevs";
     let found: Vec<Bdev> = session.daemon.read(method, Some(json!({"name": name})))?;
     found.into_iter().next().ok_or_else(|| Failure::reply(method, "it is empty"))

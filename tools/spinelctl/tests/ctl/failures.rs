@@ -67,6 +67,8 @@ fn a_verb_that_a_disk_has_not_is_refused_before_anything_is_called() {
         (&["disk", "resize", "d0", "20G"], 1, &["truncate", "disk rescan d0"]),
         (&["disk", "rescan", "n0"], 1, &["no file", "null"]),
         (&["disk", "resize", "n0", "1537K"], 2, &["whole MiB"]),
+        (&["disk", "limit", "n0", "--bandwidth", "1537K"], 2, &["bandwidth", "whole MiB"]),
+        (&["disk", "limit", "n0", "--iops", "5", "--burst", "1500us"], 2, &["burst", "whole milliseconds"]),
         (&["disk", "create", "null", "n1", "1000"], 2, &["multiple of the block size"]),
         (&["disk", "create", "null", "n1", "1K", "-b", "0"], 2, &["multiple of the block size"]),
     ];
@@ -92,6 +94,9 @@ fn a_wrong_command_line_is_a_usage_error_with_a_hint() {
         (&["disks"], "disk"),
         (&["disk", "create", "null", "n0", "10X"], "64M"),
         (&["disk", "create", "delay", "s0", "d0", "--read", "5"], "100us"),
+        (&["disk", "limit", "n0"], "--iops"),
+        (&["disk", "limit", "n0", "--burst", "10ms"], "--iops"),
+        (&["disk", "limit", "n0", "--none", "--iops", "5"], "--none"),
         (&["log-level", "loud"], "warning"),
         (&["top", "-i", "0"], "1.."),
         (&[], "Usage"),

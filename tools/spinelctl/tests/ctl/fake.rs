@@ -70,6 +70,7 @@ fn bdevs(params: &Value) -> Result<Value, RpcError> {
         {
             "name": "d0", "aliases": ["6d1f4c2a-0000-4000-8000-000000000001", "lvs/d0"], "product_name": "URING bdev",
             "block_size": 4096, "num_blocks": 2_621_440, "uuid": "6d1f4c2a-0000-4000-8000-000000000001", "claimed": true,
+            "assigned_rate_limits": {"rw_ios_per_sec": 5000, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 100, "rw_ios_burst_ms": 10},
             "supported_io_types": {"read": true, "write": true, "zcopy": false},
             "driver_specific": {"uring": {"filename": "/srv/d0.img", "direct": true}},
         },

@@ -42,6 +42,7 @@ fn a_disk_is_shown_with_what_its_driver_tells() {
         "uuid:             6d1f4c2a-0000-4000-8000-000000000001",
         "also called:      lvs/d0",
         "used:             yes",
+        "limited to:       5000 requests/s (burst 10 ms), 100 MiB/s read",
         "can:              read, write",
         "filename:         /srv/d0.img",
         "direct:           true",
@@ -106,6 +107,34 @@ fn each_verb_makes_the_call_that_spdk_has_for_it() {
     for (arguments, method, params) in cases {
         assert_eq!(fake.only_call(arguments), ((*method).to_owned(), params.clone()), "{arguments:?}");
     }
+}
+
+#[test]
+fn limits_are_set_by_their_names_and_shown_as_they_are_then() {
+    let fake = fake();
+    let cases: &[(&[&str], Value)] = &[
+        (
+            &["disk", "limit", "n0", "--iops", "5000", "--read-bandwidth", "100M", "--write-iops", "0", "--burst", "50ms"],
+            json!({
+                "name": "n0", "rw_ios_per_sec": 5000, "rw_ios_burst_ms": 50, "r_mbytes_per_sec": 100, "r_mbytes_burst_ms": 50,
+                "w_ios_per_sec": 0,
+            }),
+        ),
+        (
+            &["disk", "limit", "n0", "--none"],
+            json!({
+                "name": "n0", "rw_ios_per_sec": 0, "r_ios_per_sec": 0, "w_ios_per_sec": 0, "rw_mbytes_per_sec": 0, "r_mbytes_per_sec": 0,
+                "w_mbytes_per_sec": 0,
+            }),
+        ),
+    ];
+    for (arguments, params) in cases {
+        assert_eq!(fake.only_call(arguments), ("bdev_set_qos_limit".to_owned(), params.clone()), "{arguments:?}");
+    }
+    let ran = fake.run(&["disk", "limit", "d0", "--iops", "5000"]);
+    assert_eq!((ran.out.as_str(), ran.code), ("d0 is limited to 5000 requests/s (burst 10 ms), 100 MiB/s read\n", 0));
+    assert_eq!(fake.run(&["disk", "limit", "n0", "--none"]).out, "n0 is not limited\n");
+    assert_eq!(fake.run(&["disk", "limit", "n0", "--none", "--json"]).out, "true\n");
 }
 
 #[test]
