@@ -18,6 +18,8 @@ mod memory;
 mod negotiation;
 #[path = "session/notices.rs"]
 mod notices;
+#[path = "session/recovery.rs"]
+mod recovery;
 #[path = "session/reopening.rs"]
 mod reopening;
 #[path = "session/rings.rs"]

@@ -1,13 +1,13 @@
 //! A front end that can send anything. Knows no guest.
 
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 pub(crate) const GET_FEATURES: u32 = 1;
 pub(crate) const SET_FEATURES: u32 = 2;
@@ -29,6 +29,8 @@ pub(crate) const SET_VRING_ENABLE: u32 = 18;
 pub(crate) const SET_BACKEND_REQ_FD: u32 = 21;
 pub(crate) const GET_CONFIG: u32 = 24;
 pub(crate) const SET_CONFIG: u32 = 25;
+pub(crate) const GET_INFLIGHT_FD: u32 = 31;
+pub(crate) const SET_INFLIGHT_FD: u32 = 32;
 pub(crate) const RESET_DEVICE: u32 = 34;
 pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
 pub(crate) const ADD_MEM_REG: u32 = 37;
@@ -46,6 +48,7 @@ pub(crate) const MQ: u64 = 1;
 pub(crate) const REPLY_ACK: u64 = 1 << 3;
 pub(crate) const BACKEND_REQ: u64 = 1 << 5;
 pub(crate) const CONFIG: u64 = 1 << 9;
+pub(crate) const INFLIGHT_SHMFD: u64 = 1 << 12;
 pub(crate) const PROTOCOL_ALL: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
 /// Virtio features.
 pub(crate) const FLUSH: u64 = 1 << 9;
@@ -140,6 +143,22 @@ impl Client {
     pub(crate) fn ask(&mut self, code: u32, body: &[u8]) -> Vec<u8> {
         self.send_packet(&Packet::new(code, body.to_vec(), &[]), self.flags);
         self.reply(code)
+    }
+
+    /// A question whose reply comes with a descriptor.
+    pub(crate) fn ask_for_fd(&mut self, code: u32, body: &[u8]) -> (Vec<u8>, OwnedFd) {
+        self.send_packet(&Packet::new(code, body.to_vec(), &[]), self.flags);
+        let mut bytes = [0; 12 + 64];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::empty()).unwrap();
+        let rights = |message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None };
+        let mut fds: Vec<OwnedFd> = control.drain().filter_map(rights).flatten().collect();
+        assert_eq!(fds.len(), 1, "descriptors of the reply to request {code}");
+        let (head, body) = bytes[..message.bytes].split_at(12);
+        let size = u32::try_from(body.len()).unwrap();
+        assert_eq!(head, header(code, REPLY, size), "the reply to request {code}");
+        (body.to_vec(), fds.pop().unwrap())
     }
 
     pub(crate) fn ask_number(&mut self, code: u32) -> u64 {

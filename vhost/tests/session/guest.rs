@@ -159,8 +159,14 @@ impl Guest {
 
     /// Attaches and waits until the queues run.
     pub(crate) fn attach(&self, path: &Path) -> Client {
+        self.attach_after(path, |_| ())
+    }
+
+    /// The same after something that comes between the features and the memory.
+    pub(crate) fn attach_after(&self, path: &Path, prepare: impl FnOnce(&mut Client)) -> Client {
         let mut client = Client::connect(path);
         client.negotiate(PROTOCOL_ALL, FEATURES);
+        prepare(&mut client);
         for packet in self.packets().iter().skip_while(|packet| packet.code != SET_MEM_TABLE) {
             let fds: Vec<&OwnedFd> = packet.fds.iter().collect();
             client.tell(packet.code, &packet.body, &fds);

@@ -10,6 +10,7 @@ mod log;
 mod memory;
 mod negotiation;
 mod notices;
+mod recovery;
 mod reopening;
 mod rings;
 mod rust_vmm;
