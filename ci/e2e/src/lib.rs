@@ -7,6 +7,7 @@ mod change;
 mod crash;
 mod death;
 mod devices;
+mod hostile;
 mod instrument;
 mod load;
 mod migrate;
@@ -84,6 +85,7 @@ pub const CASES: &[Case] = &[
         run: crash::case,
     },
     Case { name: "migrate", shows: "a guest under load moves to another QEMU and notices nothing", run: migrate::case },
+    Case { name: "hostile", shows: "front ends that mean harm cost themselves their disk, and nobody else anything", run: hostile::run },
     Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
 ];
 
