@@ -47,7 +47,8 @@ pub(super) fn set_limit(engine: &Engine, params: Option<&Value>) -> Answer {
     }
     let was_limited = limits.any();
     limits.set(changes);
-    tracing::info!("bdev '{}' has these limits now: {}", bdev.name, Value::Object(assigned(limits).collect()));
+    let now = Value::Object(assigned(limits).collect());
+    tracing::info!("bdev '{}' has these limits now: {now}", bdev.name);
     // What a core that sleeps holds back may be due now.
     engine.wake();
     if limits.any() != was_limited {
