@@ -9,7 +9,7 @@ use rig::{Asked, DATA_BYTES, Pattern, Rig};
 use spinel_core::{Armed, Channel, Completions, Core, Device, Geometry, Instant, OpenError, Request};
 use spinel_sim::guest::GuestRequest;
 use spinel_uring::{DeviceOptions, UringDevice};
-use spinel_volume::{MemoryDevice, Shape};
+use spinel_volume::{CAPS, Cap, Limit, MemoryDevice, Shape, Throttle};
 
 const DISK_BYTES: u64 = 16 << 20;
 const SECTORS: u64 = DISK_BYTES / 512;
@@ -82,6 +82,19 @@ fn a_million_requests_allocate_nothing() {
     let file: Arc<dyn Device> = Arc::new(UringDevice::open(file.path(), &options).unwrap());
     let requests = count("memory", &memory, 700_000, 150_000) + count("file", &file, 120_000, 30_000);
     assert_eq!(requests, 1_000_000);
+}
+
+#[test]
+fn requests_that_wait_for_a_limit_allocate_nothing() {
+    let device = || Throttle::new(Arc::new(MemoryDevice::new(Shape::new(512, SECTORS)).unwrap()));
+    // A cap on everything, which closes the room, and one on a direction, which holds completions; then all at once.
+    for caps in [&[Cap::Ios][..], &[Cap::ReadIos], &CAPS] {
+        let device = device();
+        let per_second = |cap| if matches!(cap, Cap::Bytes | Cap::ReadBytes | Cap::WriteBytes) { 400 << 20 } else { 100_000 };
+        device.limits().set(caps.iter().map(|cap| (*cap, Some(Limit::new(per_second(*cap), 1).unwrap()))));
+        let device: Arc<dyn Device> = Arc::new(device);
+        count(&format!("limited {caps:?}"), &device, 20_000, 8_000);
+    }
 }
 
 /// A layer with the fault that is looked for: now and then it allocates on the data path.
