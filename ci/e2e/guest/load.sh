@@ -57,6 +57,30 @@ checksums() {
     echo "report: checksums $number $rounds"
 }
 
+# cached NUMBER SKIP COUNT   what the kernel has once read of these MiB stays what it was, pages that the device wrote and no
+# processor has touched since
+cached() {
+    number=$1 device=$(disk "$1") skip=$2 count=$3
+    dd if=/dev/urandom of="$device" bs=1M seek="$skip" count="$count" oflag=direct 2>/dev/null
+    sum=$(reads "$device" "$skip" "$count" | md5sum)
+    rounds=0
+    while :; do
+        rounds=$((rounds + 1))
+        echo 1 >/proc/sys/vm/drop_caches
+        for again in 1 2 3; do
+            if [ "$(dd if="$device" bs=1M skip="$skip" count="$count" 2>/dev/null | md5sum)" != "$sum" ]; then
+                echo "failed: disk $number, round $rounds: pages of the cache changed"
+                break 2
+            fi
+        done
+        if [ -e /run/stop ]; then
+            : >/run/cached-$number.passed
+            break
+        fi
+    done
+    echo "report: cached $number $rounds"
+}
+
 complaints() {
     dmesg | grep -E 'I/O error|not a head|blocked for more than|BUG|WARNING'
 }

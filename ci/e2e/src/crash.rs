@@ -13,12 +13,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long the guest may stand still after a restart, and how long all of it may take to end.
-const PATIENCE_S: u64 = 60;
+/// How long the guest may stand still after a restart, and half of what it may take to begin and to end: machines are busy.
+const PATIENCE_S: u64 = 120;
 /// How often the daemon is asked what it has done.
 const LOOK: Duration = Duration::from_millis(20);
-/// The daemon is left alone for so long before a kill, and is away for so long after it, in milliseconds.
+/// The daemon is left alone for so long before a kill, or before one that is to come before the guest is back, and is away for so
+/// long after it, in milliseconds.
 const ALIVE_MS: (u64, u64) = (0, 2500);
+const EARLY_MS: (u64, u64) = (0, 300);
 const AWAY_MS: (u64, u64) = (0, 3000);
 
 const DISK_BYTES: u64 = 64 << 20;
@@ -33,10 +35,12 @@ struct Kind {
     load: &'static str,
 }
 
-/// Requests are in flight at any moment, on one disk because every hundredth write takes long: those that overlap it come and go
-/// meanwhile. On the other no request can end between a kill and the next start.
-const KINDS: [Kind; 2] = [
-    Kind { name: "quick", read_us: [20_000, 40_000], write_us: [30_000, 400_000], load: "10000 --depth 16 --flush-every 50 --area 16M" },
+/// On the first disk many requests are in flight at any moment. On the second every hundredth write takes long after it has come to
+/// the file, which is small: what it wrote is read and overwritten meanwhile, and must not come back. On the third no request can
+/// end between a kill and the next start.
+const KINDS: [Kind; 3] = [
+    Kind { name: "quick", read_us: [20_000, 40_000], write_us: [30_000, 60_000], load: "10000 --depth 16 --flush-every 50 --area 16M" },
+    Kind { name: "held", read_us: [1_000, 5_000], write_us: [2_000, 1_500_000], load: "5000 --depth 16 --flush-every 50 --area 1M" },
     Kind {
         name: "slow",
         read_us: [4_000_000, 5_000_000],
@@ -67,7 +71,7 @@ pub struct Crashes {
     layout: &'static str,
     /// The requests of the guest's that were under way at each kill, by disk.
     in_flight: Vec<[u64; KINDS.len()]>,
-    /// Kills before the guest was back: what was under way is what it was at the kill before.
+    /// Kills before the guest was back from the last.
     early: u32,
     /// By disk: from a kill to the first request that ended after it, and from the daemon's last start to that.
     pauses: [Pauses; KINDS.len()],
@@ -107,7 +111,7 @@ struct Stopped {
 
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "after kill {}, at which this was the record:\n{}", self.kill, self.so_far)
+        write!(f, "after kill {}, up to which this was counted:\n{}", self.kill, self.so_far)
     }
 }
 
@@ -134,12 +138,35 @@ impl State {
     }
 }
 
+/// How far a guest has come to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    /// Nobody is there.
+    Nobody,
+    /// Somebody is, who has yet to say where the rings are.
+    Half,
+    /// Its queues run.
+    Served,
+}
+
+impl Link {
+    /// As an answer to vhost_get_controllers has it.
+    fn of(controller: &Value) -> Self {
+        match controller["sessions"].get(0) {
+            None => Self::Nobody,
+            Some(session) if session["started"] == true => Self::Served,
+            Some(_) => Self::Half,
+        }
+    }
+}
+
 /// A guest under load and its mortal daemon.
 struct Soak<'a> {
     bench: &'a Bench,
     name: String,
     config: PathBuf,
-    daemon: Option<Daemon>,
+    /// Dead between a kill and the next start, when nobody may ask it anything.
+    daemon: Daemon,
     /// When it was started last.
     started: Stopwatch,
     guest: Guest,
@@ -160,12 +187,13 @@ impl<'a> Soak<'a> {
             disks.push(Disk { socket: bench.sockets.join(socket(kind)), queues: plan.queues, rings, reconnects: true });
             script += &format!("packed {name} {number} {}\nload {number} {} &\n", u8::from(plan.packed), kind.load);
         }
-        script += &format!("until_told {name} 'load-0 load-1'\nconclude\n");
+        let loads: Vec<String> = (0..KINDS.len()).map(|number| format!("load-{number}")).collect();
+        script += &format!("until_told {name} '{}'\nconclude\n", loads.join(" "));
         let guest = Plan { name: name.clone(), memory_mib: 512, processors: plan.queues, disks, script, arrives: false };
         let mut guest = load::maker(bench)?.boot(&guest, &bench.sockets, &bench.logs)?;
-        guest.until("reached: busy", Deadline::after_s(PATIENCE_S))?;
+        guest.until("reached: busy", Deadline::after_s(2 * PATIENCE_S))?;
         let crashes = Crashes { seed: plan.seed, layout, ..Crashes::default() };
-        let (daemon, started, disks) = (Some(daemon), Stopwatch::start(), Default::default());
+        let (started, disks) = (Stopwatch::start(), Default::default());
         let mut soak = Self { bench, name, config, daemon, started, guest, disks, crashes };
         soak.until_going_on(KINDS.len())?;
         Ok(soak)
@@ -175,12 +203,13 @@ impl<'a> Soak<'a> {
         let mut chance = Chance::new(plan.seed);
         for kill in 1..=plan.kills {
             progress(&format!("{}: kill {kill} of {}", self.name, plan.kills));
-            self.look_for(chance.between_ms(ALIVE_MS.0, ALIVE_MS.1), None)?;
+            let (least, most) = if kill % 5 == 2 { EARLY_MS } else { ALIVE_MS };
+            self.look_for(chance.between_ms(least, most), None)?;
             self.kill()?;
             self.listen(chance.between_ms(AWAY_MS.0, AWAY_MS.1))?;
             self.started = Stopwatch::start();
-            self.daemon = Some(start(self.bench, &self.name, &self.config)?);
-            // Now and then a kill may meet the restart itself, and now and then the slow disk gets somewhere.
+            self.daemon = start(self.bench, &self.name, &self.config)?;
+            // Now and then the next kill comes before the guest is back, and now and then the slow disk gets somewhere.
             match kill % 5 {
                 1 => {}
                 0 => self.until_going_on(KINDS.len())?,
@@ -192,35 +221,50 @@ impl<'a> Soak<'a> {
 
     /// Waits until the first so many disks go on.
     fn until_going_on(&mut self, disks: usize) -> Result<(), Failure> {
-        if self.look_for(Duration::from_secs(PATIENCE_S), Some(disks))? {
-            return Ok(());
+        if self.look_for(Duration::from_secs(PATIENCE_S), Some(disks))? { Ok(()) } else { Err(self.standstill()?) }
+    }
+
+    /// Waits while the guest's QEMU is on its way back. One of 7.2 whose server dies in the middle of that never speaks to the
+    /// next server: it connects, and that is all. Whether the guest is back, or has yet to begin, is the answer.
+    fn wait_out_handshakes(&mut self) -> Result<bool, Failure> {
+        let deadline = Deadline::after_s(PATIENCE_S);
+        while deadline.left().is_some() {
+            let states = self.states()?;
+            if states.iter().all(|state| *state == states[0] && *state != Link::Half) {
+                return Ok(states[0] == Link::Served);
+            }
+            self.listen(Duration::from_millis(5))?;
         }
-        let Some(daemon) = &mut self.daemon else { return Err("the daemon is gone".into()) };
-        let controllers = daemon.call("vhost_get_controllers", Value::Null)?;
-        let controllers = controllers.as_array().into_iter().flatten();
-        let states: Vec<String> = controllers.map(|of| format!("{} is {}", of["ctrlr"], of["state"])).collect();
+        Err(self.standstill()?)
+    }
+
+    fn states(&mut self) -> Result<Vec<Link>, Failure> {
+        let controllers = self.daemon.call("vhost_get_controllers", Value::Null)?;
+        Ok(controllers.as_array().into_iter().flatten().map(Link::of).collect())
+    }
+
+    /// The failure of disks that stand still, with what is known of them.
+    fn standstill(&mut self) -> Result<Failure, Failure> {
+        let states = self.states()?;
         let ended: Vec<u64> = self.disks.iter().map(|state| state.ended).collect();
-        let (daemon, guest) = (daemon.log().display(), self.guest.log().display());
-        let states = states.join(", ");
-        Err(format!("a disk stands still for {PATIENCE_S} s: {states}; {ended:?} requests ended; the logs are {daemon} and {guest}").into())
+        let (daemon, guest) = (self.daemon.log().display(), self.guest.log().display());
+        Ok(format!("a disk stands still for {PATIENCE_S} s: {states:?}, {ended:?} requests ended; the logs are {daemon} and {guest}")
+            .into())
     }
 
     /// Counts what is in flight, and kills the daemon.
     fn kill(&mut self) -> Result<(), Failure> {
-        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
-        let stats = daemon.call("bdev_get_iostat", json!({}))?;
-        daemon.process().kill();
-        let mut in_flight = KINDS.each_ref().map(|kind| count(&stats, kind, &["in_flight"]));
-        let ended = KINDS.each_ref().map(|kind| count(&stats, kind, ENDED));
-        if in_flight.iter().chain(&ended).all(|count| *count == 0) {
-            self.crashes.early += 1;
-            in_flight = self.disks.map(|state| state.in_flight_at_kill);
+        let is_back = self.wait_out_handshakes()?;
+        let stats = self.daemon.call("bdev_get_iostat", json!({}))?;
+        self.daemon.process().kill();
+        self.crashes.early += u32::from(!is_back);
+        for (kind, state) in KINDS.iter().zip(&mut self.disks) {
+            // As long as none has ended, what was under way at the last kill is so now, whether the daemon has begun it again or not.
+            let before = if count(&stats, kind, ENDED) == 0 { state.in_flight_at_kill } else { 0 };
+            let in_flight_at_kill = count(&stats, kind, &["in_flight"]).max(before);
+            *state = State { still_since: state.still_since.or_else(|| Some(Stopwatch::start())), in_flight_at_kill, ended: 0 };
         }
-        self.crashes.in_flight.push(in_flight);
-        for (state, in_flight_at_kill) in self.disks.iter_mut().zip(in_flight) {
-            let still_since = state.still_since.or_else(|| Some(Stopwatch::start()));
-            *state = State { still_since, in_flight_at_kill, ended: 0 };
-        }
+        self.crashes.in_flight.push(self.disks.map(|state| state.in_flight_at_kill));
         Ok(())
     }
 
@@ -239,8 +283,7 @@ impl<'a> Soak<'a> {
 
     /// Notes what has ended.
     fn look(&mut self) -> Result<(), Failure> {
-        let Some(daemon) = &mut self.daemon else { return Ok(()) };
-        let stats = daemon.call("bdev_get_iostat", json!({}))?;
+        let stats = self.daemon.call("bdev_get_iostat", json!({}))?;
         for (number, (kind, state)) in KINDS.iter().zip(&mut self.disks).enumerate() {
             state.ended = count(&stats, kind, ENDED);
             if let Some(since) = state.still_since.take_if(|_| state.ended > 0) {
@@ -260,12 +303,11 @@ impl<'a> Soak<'a> {
     }
 
     fn end(mut self) -> Result<Crashes, Failure> {
-        let Some(mut daemon) = self.daemon.take() else { return Err("the daemon is gone".into()) };
         // What is read back in the end need not be slow.
         for kind in &KINDS {
             for latency in ["avg_read", "avg_write", "p99_read", "p99_write"] {
                 let params = json!({"delay_bdev_name": kind.name, "latency_type": latency, "latency_us": 0});
-                daemon.call("bdev_delay_update_latency", params)?;
+                self.daemon.call("bdev_delay_update_latency", params)?;
             }
         }
         self.guest.tell("enough")?;
@@ -273,7 +315,7 @@ impl<'a> Soak<'a> {
         let reports = self.guest.reports().to_vec();
         let mut crashes = self.crashes;
         crashes.claims = self.guest.finish(Deadline::after_s(PATIENCE_S))?;
-        daemon.stop()?;
+        self.daemon.stop()?;
         for (number, kind) in KINDS.iter().enumerate() {
             crashes.loads[number] = Loaded::of(&reports, number);
             let text = format!("{}: requests were in flight on the {} disk, and sectors were checked", self.name, kind.name);
@@ -322,13 +364,13 @@ fn count(stats: &Value, kind: &Kind, names: &[&str]) -> u64 {
 
 impl fmt::Display for Crashes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kills, both) = (self.in_flight.len(), self.in_flight.iter().map(|of| of.iter().sum()));
+        let (kills, all) = (self.in_flight.len(), self.in_flight.iter().map(|of| of.iter().sum()));
         writeln!(
             f,
             "{} rings, seed {}: {kills} kills, {} of them before the guest was back from the last",
             self.layout, self.seed, self.early
         )?;
-        writeln!(f, "  both  in flight when killed: {}", InFlight(both.collect()))?;
+        writeln!(f, "  all   in flight when killed: {}", InFlight(all.collect()))?;
         for (number, kind) in KINDS.iter().enumerate() {
             let in_flight = InFlight(self.in_flight.iter().map(|of| of[number]).collect());
             let Loaded { rounds, requests, stamps, longest } = self.loads[number];

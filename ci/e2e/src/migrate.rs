@@ -17,7 +17,7 @@ use std::time::Duration;
 const DISK_BYTES: u64 = 64 << 20;
 
 /// What a move, and whatever else is waited for, may take.
-const PATIENCE_S: u64 = 120;
+const PATIENCE_S: u64 = 240;
 /// A guest that has stood still for so long under a server to compare with is lost.
 const PATIENCE_BESIDE_S: u64 = 30;
 /// The guest is left alone for so long between two moves.
@@ -166,7 +166,7 @@ fn stop(name: &str, packed: bool, sockets: &[PathBuf; 2], number: u32) -> Plan {
     let checksums = "--bs=4k --size=8M --offset=32M --iodepth=4";
     let script = format!(
         "{DISK}\n{LOAD}\npacked {name} 0 {}\nload 0 5000 --depth 8 --flush-every 50 --area 16M &\n\
-         checksums 0 {checksums} &\nuntil_told {name} 'load-0 checksums-0'\nconclude\n",
+         checksums 0 {checksums} &\ncached 0 48 8 &\nuntil_told {name} 'load-0 checksums-0 cached-0'\nconclude\n",
         u8::from(packed)
     );
     let socket = sockets[if number.is_multiple_of(2) { 0 } else { 1 }].clone();

@@ -13,10 +13,12 @@ use std::process::ExitCode;
 pub(crate) enum Soak {
     /// Kill the daemon (SIGKILL) at random moments under verified load, and start it again 0 to 3 s later
     ///
-    /// A guest has two disks, each a file below a delay: on one every hundredth write takes 0.4 s, on the other every request 4
-    /// s, which is longer than a restart. In the guest, spinelbench stamps what it writes and checks what it reads, on few and
-    /// often overwritten blocks. Shown are the requests in flight at the kills, the pauses, and how much was checked. A request
-    /// that fails or is wrong, or a disk that stands still for 60 s, ends the run, with the place in the record.
+    /// A guest has three disks, each a file below a delay: on one all requests take 20 ms and more, on one every hundredth write
+    /// takes 1.5 s after it has come to the file, and on one every request takes 4 s, which is longer than a restart. In the guest,
+    /// spinelbench stamps what it writes and checks what it reads. Shown are the requests in flight at the kills, the pauses, and
+    /// how much was checked. A request that fails or is wrong, or a disk that stands still for 120 s, ends the run, with what was
+    /// counted until then. No kill comes while the guest's QEMU is on its way back: one of 7.2 whose server dies in the middle of
+    /// its first messages never speaks to the next.
     Crash {
         /// How often the daemon is killed, with each of the layouts
         #[arg(long, default_value_t = 200)]

@@ -35,7 +35,7 @@ enum Part {
     Tests,
     /// The documentation builds without a warning
     Docs,
-    /// Arbitrary bytes in a guest's rings break nothing, for a minute
+    /// Arbitrary bytes in a guest's rings and messages break nothing, for a minute and a half
     Fuzz,
     /// A request takes no more instructions than was accepted
     Budgets,
@@ -43,8 +43,8 @@ enum Part {
     Guests,
 }
 
-/// How long arbitrary bytes are tried.
-const FUZZ_S: u64 = 45;
+/// How long arbitrary bytes are tried with each target.
+const FUZZ_S: u64 = 30;
 /// Naming the target keeps build scripts and macros free of the flags.
 const FUZZ_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What makes a program tell libFuzzer which paths an input has taken. It needs no nightly compiler.
@@ -154,8 +154,9 @@ fn failed_tests(log: &Path) -> String {
     failed.map(|line| format!("\n  {line}")).collect()
 }
 
-/// The fuzz targets of the vhost queue, by the kind of its ring, with the folder of their seeds.
-const FUZZ_TARGETS: [(&str, &str); 2] = [("queue", "vhost/fuzz/seeds"), ("packed", "vhost/fuzz/seeds_packed")];
+/// The fuzz targets with the folders of their seeds: the queue by the kind of its ring, and whole sessions.
+const FUZZ_TARGETS: [(&str, &str); 3] =
+    [("queue", "vhost/fuzz/seeds"), ("packed", "vhost/fuzz/seeds_packed"), ("session", "vhost/fuzz/seeds_session")];
 
 /// The fuzz targets, each from its seeds, for a short while.
 fn fuzz(project: &Project, logs: &Path) -> Row {
