@@ -154,7 +154,7 @@ impl Guest {
     }
 
     /// Reads the whole disk; `wait` waits for so many requests.
-    pub(crate) fn read_everything(&mut self, wait: impl Fn(&mut Self, u64)) {
+    pub(crate) fn read_everything(&mut self, mut wait: impl FnMut(&mut Self, u64)) {
         for start in (0..SECTORS).step_by(usize::try_from(SECTORS_MAX).unwrap()) {
             let blocks = u32::try_from(SECTORS_MAX.min(SECTORS - start)).unwrap();
             let asked = Asked::Read(self.checker.begin_read(Lba(start), blocks), blocks);

@@ -24,12 +24,12 @@ pub(crate) const MEDIUM_BYTES: u64 = SECTORS * 512;
 /// Behind the medium: what its server counts.
 pub(crate) const NOTES_BYTES: u64 = 4096;
 
-/// What servers count, one after the other: how many there were, and how many requests they have done again.
+/// What servers count, one after the other: how many there were, how many requests they have done again, and their turns.
 pub(crate) struct Notes(Array<u32>);
 
 impl Notes {
     pub(crate) fn over(region: &Arc<Region>) -> Self {
-        Self(region.array(0, 2).unwrap())
+        Self(region.array(0, 3).unwrap())
     }
 
     pub(crate) fn lives(&self) -> u32 {
@@ -40,11 +40,17 @@ impl Notes {
         self.0.load(1, Ordering::Acquire)
     }
 
+    pub(crate) fn turns(&self) -> u32 {
+        self.0.load(2, Ordering::Acquire)
+    }
+
     fn add(&self, at: u32, more: u32) {
-        self.0.store(at, self.0.load(at, Ordering::Relaxed) + more, Ordering::Release);
+        self.0.store(at, self.0.load(at, Ordering::Relaxed).wrapping_add(more), Ordering::Release);
     }
 }
 
+/// Turns between two looks at who the parent is.
+const TURNS: u32 = 64;
 /// Turns without a completion after which a request completes that would be kept back: some other may wait for it.
 const LULL_MAX: u32 = 2_000;
 
@@ -101,10 +107,11 @@ pub(crate) fn serve(told: &str) {
     let manner = Manner { keeps: prng.below(12), one_in: *prng.pick(&[1, 2, 4, 16]) };
     let mut lull = 0;
     while parent_id().to_string() == parent {
-        for _ in 0..64 {
+        for _ in 0..TURNS {
             lull = if tell(&device, &mut prng, &manner, lull > LULL_MAX) { 0 } else { lull + 1 };
             bench.turn();
             assert!(bench.events.try_recv().is_err(), "the guest breaks no rule");
         }
+        notes.add(2, TURNS);
     }
 }
