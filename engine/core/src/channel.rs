@@ -40,7 +40,8 @@ pub trait Channel {
     /// Collects completions, at most `done.room()` of them.
     fn poll(&mut self, now: Instant, done: &mut Completions);
 
-    /// May this core sleep, as far as this channel is concerned?
+    /// May this core sleep, as far as this channel is concerned? Whoever waits for room asks for that first: after `room` was
+    /// zero the answer covers when there may be some again.
     fn arm(&mut self) -> Armed;
 
     /// It is to end soon: from now on nothing is held back only to keep a pace. A layer passes it on.

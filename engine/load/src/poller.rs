@@ -354,8 +354,8 @@ impl Work {
 
     /// May the core sleep?
     fn arm(&mut self) -> Armed {
-        let below = self.channel.arm();
         let sends = self.over.is_none() && self.idle > 0 && self.channel.room() > 0;
+        let below = self.channel.arm();
         let own = match self.schedule.due() {
             Some(due) if sends && due <= self.now => Armed::Ready,
             Some(due) if sends && due.since_ns(self.now) <= EARLY_NS => Armed::Spin,

@@ -6,6 +6,7 @@
 //! requests start at once, and their completions are held until the cap allows them. Whoever
 //! waits for completions before asking again, as every guest's ring does, is paced exactly.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -75,6 +76,7 @@ impl Device for Throttle {
             held: BinaryHeap::with_capacity(usize::from(depth)),
             arrivals: 0,
             place: None,
+            refused: Cell::new(false),
             rests: [0; CAPS.len()],
             usual_bytes: block_bytes,
             now: Instant::default(),
@@ -118,6 +120,8 @@ struct ThrottleChannel {
     held: BinaryHeap<Reverse<Due>>,
     arrivals: u64,
     place: Option<Place>,
+    /// Since the last poll there was no room at some time, though other channels may have left some since.
+    refused: Cell<bool>,
     /// By cap, the fractions of a nanosecond that it still has to pay.
     rests: [u64; CAPS.len()],
     /// The size of the last request that had one.
@@ -142,6 +146,16 @@ impl ThrottleChannel {
             }
         }
         allowance
+    }
+
+    /// How many requests may start now.
+    fn allowed(&self) -> usize {
+        match self.place {
+            _ if self.hurries => usize::MAX,
+            Some(place) if place.due > self.now => 0,
+            Some(_) => self.allowance().saturating_add(1),
+            None => self.allowance(),
+        }
     }
 
     /// Takes a place in line if nothing is left. A channel that has nothing to ask for keeps it for later.
@@ -213,13 +227,11 @@ impl ThrottleChannel {
 
 impl Channel for ThrottleChannel {
     fn room(&self) -> usize {
-        let allowance = match self.place {
-            _ if self.hurries => usize::MAX,
-            Some(place) if place.due > self.now => 0,
-            Some(_) => self.allowance().saturating_add(1),
-            None => self.allowance(),
-        };
-        allowance.min(self.slots.room()).min(self.child.room())
+        let allowed = self.allowed();
+        if allowed == 0 {
+            self.refused.set(true);
+        }
+        allowed.min(self.slots.room()).min(self.child.room())
     }
 
     fn submit(&mut self, request: Request<'_>) {
@@ -241,6 +253,7 @@ impl Channel for ThrottleChannel {
 
     fn poll(&mut self, now: Instant, done: &mut Completions) {
         self.now = now;
+        self.refused.set(false);
         self.look_at_limits();
         self.batch.clear();
         self.child.poll(now, &mut self.batch);
@@ -272,6 +285,8 @@ impl Channel for ThrottleChannel {
         };
         let room = match self.place {
             Some(place) if place.due > self.now => Armed::Until(place.due),
+            // Whoever asked in vain does not look again by itself.
+            _ if self.refused.get() && self.allowed() > 0 => Armed::Ready,
             _ => Armed::Idle,
         };
         completion.min(room).min(self.child.arm())

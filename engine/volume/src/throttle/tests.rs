@@ -105,7 +105,7 @@ fn seconds(count: u64) -> Instant {
 
 #[test]
 fn a_rate_is_kept_to_the_request_even_by_a_core_that_wakes_late() {
-    for per_second in [1, 300, 5_000, 77_777] {
+    for per_second in [1, 300, 5_000, 17_777] {
         let mut prng = Prng::new(per_second);
         for lateness_ns in [0, 3_000_000] {
             let device = throttle(&[(Cap::Ios, per_second, 10)]);
@@ -115,7 +115,7 @@ fn a_rate_is_kept_to_the_request_even_by_a_core_that_wakes_late() {
             // The burst, the one that may always come, and the rate; the last turn or two may be to come.
             let exact = per_second / 100 + 1 + 20 * per_second;
             let missing = exact - guests[0].done();
-            assert!(missing <= 1 + per_second / 100_000, "{per_second} a second: {} of {exact}", guests[0].done());
+            assert!(missing <= 1, "{per_second} a second: {} of {exact}", guests[0].done());
         }
     }
 }
@@ -221,6 +221,20 @@ fn a_change_concerns_what_is_under_way_too() {
 }
 
 #[test]
+fn a_core_that_found_no_room_does_not_sleep_if_there_is_some_when_it_arms() {
+    let device = throttle(&[(Cap::Ios, 1, 0)]);
+    let mut guests = [(); 2].map(|()| Guest::new(&device, 4, |_| (READ, 8)));
+    guests[1].turn(at(0), false);
+    guests[0].turn(at(0), true);
+    assert_eq!(guests[1].channel.room(), 0);
+    // As if another core had given back what it had taken in advance.
+    set(&device, &[(Cap::Ios, 1, 0)]);
+    assert_eq!(guests[1].channel.arm(), Armed::Ready);
+    guests[1].turn(at(1), false);
+    assert_eq!((guests[1].channel.room(), guests[1].channel.arm()), (1, Armed::Idle));
+}
+
+#[test]
 fn what_the_child_still_has_when_limits_change_is_not_held_by_the_old_ones() {
     let device = throttle(&[(Cap::ReadIos, 1, 0)]);
     let mut guest = Guest::new(&device, 8, |_| (READ, 8));
@@ -269,7 +283,7 @@ fn a_place_in_line_is_given_back_by_a_channel_that_ends() {
         assert_eq!(channels[index].channel.arm(), Armed::Until(seconds(due)));
     }
     channels[2].channel.let_go();
-    assert_eq!((channels[2].channel.room(), channels[2].channel.arm()), (1, Armed::Idle), "what it still has to do is not paced");
+    assert_eq!((channels[2].channel.room(), channels[2].channel.arm()), (1, Armed::Ready), "what it still has to do is not paced");
     channels[0].turn(at(TURN_NS), true);
     assert_eq!(channels[0].channel.arm(), Armed::Until(seconds(2)));
 }
