@@ -408,7 +408,10 @@ impl<R: Ring> Queue<R> {
     }
 
     fn fault(&mut self, fault: RingFault) {
-        self.state = State::Faulted;
+        // One that was told to stop still does: nothing else would ever end it.
+        if self.state == State::Running {
+            self.state = State::Faulted;
+        }
         self.owes = false;
         // The session may be gone already; then nobody needs to know.
         let _ = self.setup.events.send(QueueEvent::Fault { index: self.setup.index, fault });

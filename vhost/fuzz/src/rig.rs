@@ -3,7 +3,9 @@
 //! An input is a byte of layout, then patches: where, how many bytes, the bytes. The
 //! guest's memory starts zeroed at guest address 0, in two ranges that touch; the rings
 //! lie at its beginning. After each patch the queue is polled, so that the guest also
-//! changes things while requests are in flight.
+//! changes things while requests are in flight. One bit of the layout puts the ring on
+//! record: then a count and so many bytes of the record, as somebody may have left them,
+//! come first, and patches behind the memory change the record.
 
 use std::cell::RefCell;
 use std::os::fd::RawFd;
@@ -14,12 +16,14 @@ use crossbeam_channel::unbounded;
 use rustix::event::{EventfdFlags, eventfd};
 use spinel_core::mem::{GuestMap, GuestRange, Region};
 use spinel_core::{Core, CoreId, Instant, Meter, Meters, Poller, Progress, Sleeper, Watch};
-use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueSetup, RingAddresses, RingFeatures, recipe};
+use spinel_vhost::{AnyRing, BlkFeatures, Disk, Poked, QueueSetup, RecordPlace, RingAddresses, RingFeatures, recipe};
 use spinel_volume::{MemoryDevice, Shape};
 
 const QUEUE_SIZE: u16 = 8;
 const RANGE_BYTES: u64 = 8192;
 const DISK_BLOCKS: u64 = 64;
+/// The layout's bit for a ring on record.
+const ON_RECORD: u8 = 64;
 /// A front end's address of guest address 0.
 const USER: u64 = 0x1_0000_0000;
 const TURNS_PER_PATCH: usize = 3;
@@ -40,6 +44,7 @@ impl Sleeper for NeverSleeps {
 struct Rig {
     core: Core,
     ranges: [Arc<Region>; 2],
+    record: Arc<Region>,
     guest: GuestMap,
     disks: [Arc<Disk>; 2],
     poke: Arc<Poked>,
@@ -61,15 +66,20 @@ impl Rig {
             Arc::new(Disk { serial: "fuzz".to_owned(), device, meters: Arc::new(Meters::default()), read_only: false })
         });
         let poke = Arc::new(Poked(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd")));
-        Self { core, ranges, guest, disks, poke, meter: Arc::new(Meter::default()) }
+        let record = Region::anonymous(RecordPlace::bytes(QUEUE_SIZE)).expect("memory");
+        Self { core, ranges, record, guest, disks, poke, meter: Arc::new(Meter::default()) }
     }
 
-    fn queue(&mut self, layout: u8, packed: bool) -> Box<dyn Poller> {
+    /// The queue, unless what is on record cannot be.
+    fn queue(&mut self, layout: u8, packed: bool) -> Option<Box<dyn Poller>> {
         let has = |bit: u8| layout & bit != 0;
         let at = |offset: u64| USER + offset;
         let addresses = RingAddresses { descriptors: at(0), available: at(0x80), used: at(0xa0) };
         let features = RingFeatures { packed, event_idx: has(1), indirect: has(2) };
-        let ring = AnyRing::new(&self.guest, QUEUE_SIZE, addresses, features, None).expect("a good place for a ring");
+        let mut ring = AnyRing::new(&self.guest, QUEUE_SIZE, addresses, features, None).expect("a good place for a ring");
+        if has(ON_RECORD) {
+            ring = ring.on_record(&RecordPlace { region: Arc::clone(&self.record), offset: 0 }, false).ok()?;
+        }
         let (events, _) = unbounded();
         let (_, calls) = unbounded();
         let setup = QueueSetup {
@@ -88,13 +98,15 @@ impl Rig {
             poke: Arc::clone(&self.poke),
             meter: Arc::clone(&self.meter),
         };
-        recipe(setup)(&mut self.core).expect("a memory device opens")
+        Some(recipe(setup)(&mut self.core).expect("a memory device opens"))
     }
 
     fn patch(&self, at: u64, bytes: &[u8]) {
-        let range = &self.ranges[usize::from(at >= RANGE_BYTES)];
-        let offset = at % RANGE_BYTES;
-        let room = usize::try_from(RANGE_BYTES - offset).expect("small");
+        let (range, offset) = match at / RANGE_BYTES {
+            0 | 1 => (&self.ranges[usize::from(at >= RANGE_BYTES)], at % RANGE_BYTES),
+            _ => (&self.record, at % self.record.len_bytes()),
+        };
+        let room = usize::try_from(range.len_bytes() - offset).expect("small");
         range.write(offset, &bytes[..bytes.len().min(room)]).expect("inside the range");
     }
 
@@ -103,7 +115,15 @@ impl Rig {
         for range in &self.ranges {
             range.zero(0, RANGE_BYTES).expect("the whole range");
         }
-        let mut queue = self.queue(*layout, packed);
+        self.record.zero(0, self.record.len_bytes()).expect("the whole record");
+        if layout & ON_RECORD != 0
+            && let [count, tail @ ..] = rest
+        {
+            let (bytes, later) = tail.split_at(tail.len().min(usize::from(*count)));
+            self.record.write(0, bytes).expect("less than a record");
+            rest = later;
+        }
+        let Some(mut queue) = self.queue(*layout, packed) else { return };
         let mut now = Instant { ns: 1 };
         let mut turn = |queue: &mut Box<dyn Poller>| {
             now = now.after_ns(1000);
@@ -111,7 +131,7 @@ impl Rig {
         };
         while let [low, high, len, tail @ ..] = rest {
             let (bytes, later) = tail.split_at(tail.len().min(usize::from(*len)));
-            self.patch(u64::from(u16::from_le_bytes([*low, *high])) % (2 * RANGE_BYTES), bytes);
+            self.patch(u64::from(u16::from_le_bytes([*low, *high])) % (3 * RANGE_BYTES), bytes);
             rest = later;
             for _ in 0..TURNS_PER_PATCH {
                 turn(&mut queue);

@@ -11,8 +11,8 @@ use spinel_mem::Region;
 use crate::guest::{Guest, Kind, RING_SIZE, new_memory, ring_up};
 use crate::pen::{IN, Pen, WRITE};
 use crate::wire::{
-    ADD_MEM_REG, GET_INFLIGHT_FD, GET_VRING_BASE, LOG_ALL, Packet, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE, SET_LOG_FD, SET_VRING_BASE,
-    longs, words,
+    ADD_MEM_REG, GET_INFLIGHT_FD, GET_VRING_BASE, LOG_ALL, PLAIN, Packet, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE, SET_LOG_FD,
+    SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_KICK, SET_VRING_NUM, longs, words,
 };
 use crate::{Entry, Must, Outcome, Surprise, Visit};
 
@@ -137,6 +137,7 @@ fn contents() -> Vec<Entry> {
             act: crate::Act::Recorded(kind, write),
         });
     }
+    entries.push(Entry::story("record: a ring stopped while it does again what it cannot", Must::Endure, Kind::Split, stopped_while_owing));
     entries.extend(Entry::stories("record: 200 of random content", Must::Endure, random_contents));
     entries.extend(Entry::stories("record: one that names every descriptor, in every order", Must::Endure, |visit| {
         let record = lend(visit, &new_memory(RECORD_BYTES)?, 0)?;
@@ -175,6 +176,36 @@ pub(crate) fn start_with(visit: &mut Visit, record: &Region, write: impl Fn(&Reg
         ring_up(&visit.guest.queues[usize::try_from(index).expect("two rings")].kick)?;
     }
     visit.client.sync()
+}
+
+/// Has a long ring do again a thousand flushes, and then a chain that leads outside, and stops it meanwhile.
+fn stopped_while_owing(visit: &mut Visit) -> Outcome {
+    const LONG: u16 = 1024;
+    const OWED: u16 = 1000;
+    let file = new_memory(1 << 17)?;
+    visit.tell_with(SET_INFLIGHT_FD, description(1 << 17, 0, 2, LONG), file.try_clone()?)?;
+    let record = Region::of_file(file.as_fd(), 0, 1 << 17).map_err(|error| Surprise::of(error.to_string()))?;
+    let (user, header, status) = (visit.guest.scratch_user() + (128 << 10), visit.guest.scratch_at(), visit.guest.scratch_at() + 64);
+    let place = longs(&[user, user + (64 << 10), user + (32 << 10), 0]);
+    visit.guest.scratch.write(0, &4_u64.to_le_bytes()).expect("inside the region");
+    let descriptors = visit.guest.scratch.array::<[u64; 2]>(128 << 10, u32::from(LONG)).expect("inside the region");
+    (0..u32::from(LONG)).for_each(|at| descriptors.set(at, [header, 16 | 1 << 32 | u64::from(LONG - 1) << 48]));
+    descriptors.set(u32::from(LONG - 1), [status, 1 | 2 << 32]);
+    descriptors.set(u32::from(OWED - 1), [header, 16 | 1 << 32 | u64::from(u16::MAX) << 48]);
+    for _ in 0..20 {
+        visit.client.ask(GET_VRING_BASE, &words(&[0, 0]))?;
+        visit.guest.scratch.zero(192 << 10, 16 << 10).expect("inside the region");
+        put(&record, 8, [1, LONG, 0, 0]);
+        (0..OWED).for_each(|head| put(&record, split_entry(head), [1, 0, 0, 0]));
+        (0..OWED).for_each(|head| put(&record, split_entry(head) + 8, [head, 0, 0, 0]));
+        visit.tell(SET_VRING_NUM, words(&[0, u32::from(LONG)]))?;
+        visit.tell(SET_VRING_ADDR, [words(&[0, 0]), place.clone()].concat())?;
+        // Both at once, so that the ring is told to stop as soon as it runs.
+        let start = Packet::with(SET_VRING_KICK, longs(&[0]), vec![visit.guest.queues[0].kick.try_clone()?]);
+        visit.client.send_packet(&start, PLAIN)?;
+        visit.client.ask(GET_VRING_BASE, &words(&[0, 0]))?;
+    }
+    Ok(())
 }
 
 fn random_contents(visit: &mut Visit) -> Outcome {
