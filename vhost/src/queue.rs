@@ -3,14 +3,15 @@
 mod writes;
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use spinel_core::mem::{GuestMap, Segment};
 use spinel_core::{
-    Armed, Channel, Completion, Completions, Core, Instant, Lba, Meter, Op, OpKind, OpenError, Poller, Progress, Recipe, Remains, Request,
-    Status, Tag, Watch, mem,
+    Armed, Channel, Company, Completion, Completions, Core, Crowd, Instant, Lba, Member, Meter, Op, OpKind, OpenError, Poller, Progress,
+    Recipe, Remains, Request, Status, Tag, Watch, mem,
 };
 
 use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms, Transfer};
@@ -99,6 +100,8 @@ pub fn recipe(setup: QueueSetup) -> Recipe {
 const BATCH: u16 = 64;
 /// A turn takes no further chain once those taken have cost this much: a byte of data one, a descriptor `DESCRIPTOR_COST`.
 const TURN_COST: u64 = 4 << 20;
+/// The same of a queue that works beside others. How many chains it takes follows from how long turns last.
+const SHARED_TURN_COST: u64 = 256 << 10;
 const DESCRIPTOR_COST: u64 = 1 << 10;
 const USUAL_COST: u64 = 3 * DESCRIPTOR_COST;
 /// The deepest channel asked for. What a larger ring holds beyond that waits in the ring.
@@ -147,6 +150,11 @@ impl Alike {
             meter.record_alike(self.op, self.count, self.bytes, now.since_ns(self.started), true);
         }
     }
+
+    /// What requests usually take, these included.
+    fn usual_ns(&self, now: Instant, before_ns: u64) -> u64 {
+        if self.count > 0 { (7 * before_ns + now.since_ns(self.started)) / 8 } else { before_ns }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -181,6 +189,14 @@ struct Queue<R> {
     kicks_wanted: bool,
     watch: Option<Watch>,
     losses: usize,
+    crowd: Rc<Crowd>,
+    member: Member,
+    /// What others were found on this core.
+    company: Company,
+    /// Most chains of a turn beside others: halved when turns are longer than they notice, and one more when they are not.
+    among_others: u16,
+    /// How long requests have taken lately, in nanoseconds.
+    usual_ns: u64,
 }
 
 impl<R: Ring> Queue<R> {
@@ -189,6 +205,7 @@ impl<R: Ring> Queue<R> {
         let geometry = setup.disk.device.geometry();
         let channel = setup.disk.device.open(core, size.min(DEPTH_MAX))?;
         let watch = setup.kick.as_ref().map(|kick| core.watch(kick.as_raw_fd()));
+        let crowd = core.crowd();
         let nowhere = setup.ring.nowhere();
         let none = Flight { status: nowhere, started: Instant::default(), bytes: 0, op: OpKind::Read, flies: false };
         let mut queue = Self {
@@ -208,6 +225,11 @@ impl<R: Ring> Queue<R> {
             kicks_wanted: true,
             watch,
             losses: 0,
+            member: crowd.join(),
+            crowd,
+            company: Company::Alone,
+            among_others: 1,
+            usual_ns: 0,
             setup,
         };
         queue.refuse_kicks();
@@ -215,6 +237,7 @@ impl<R: Ring> Queue<R> {
     }
 
     /// Reaps first, because that frees slots and the guest waits for it.
+    #[inline(always)]
     fn complete(&mut self, now: Instant) -> bool {
         if self.in_flight == 0 && !std::mem::take(&mut self.shut) {
             return false;
@@ -244,9 +267,16 @@ impl<R: Ring> Queue<R> {
             }
         }
         alike.count(now, meter);
+        self.usual_ns = alike.usual_ns(now, self.usual_ns);
         let completed = self.done.as_slice().len();
         self.in_flight -= completed;
         completed > 0
+    }
+
+    /// Reaps once more where others take their turns before our next one: what is finished already need not wait for them.
+    #[inline(never)]
+    fn complete_at_once(&mut self, now: Instant) {
+        self.complete(now);
     }
 
     fn publish(&mut self) {
@@ -263,6 +293,19 @@ impl<R: Ring> Queue<R> {
         }
     }
 
+    /// How many chains this turn may take, and what counts as spent before the first of them.
+    // Not inlined: the loop over the chains keeps its registers.
+    #[inline(never)]
+    fn share(&mut self, now: Instant) -> (u16, u64) {
+        self.company = self.crowd.meet(self.member, now, self.usual_ns);
+        self.among_others = match self.company {
+            Company::Alone => return (BATCH, 0),
+            Company::Patient => BATCH.min(self.among_others + 1),
+            Company::Impatient => (self.among_others / 2).max(1),
+        };
+        (self.among_others, TURN_COST - SHARED_TURN_COST)
+    }
+
     /// Takes chains, at most a batch, and never more than the channel has room for; the rest stays in the guest's ring.
     fn take(&mut self, now: Instant) -> Result<usize, RingFault> {
         if self.owes {
@@ -272,7 +315,8 @@ impl<R: Ring> Queue<R> {
         if waiting == 0 {
             return Ok(0);
         }
-        let batch = u16::try_from(self.channel.room()).map_or(BATCH, |room| room.min(BATCH)).min(waiting);
+        let (most, mut cost) = self.share(now);
+        let batch = u16::try_from(self.channel.room()).map_or(most, |room| room.min(most)).min(waiting);
         if batch == 0 {
             self.shut = true;
             return Ok(0);
@@ -282,7 +326,6 @@ impl<R: Ring> Queue<R> {
         if batch > 1 {
             self.setup.ring.prefetch(batch, self.setup.guest.near());
         }
-        let mut cost = 0;
         for taken in 0..batch {
             if cost >= TURN_COST {
                 return Ok(usize::from(taken));
@@ -473,6 +516,9 @@ impl<R: Ring> Poller for Queue<R> {
             Ok(_) => {
                 busy = true;
                 self.channel.kick();
+                if self.company != Company::Alone {
+                    self.complete_at_once(now);
+                }
                 // Chains that needed no device are finished already.
                 self.publish();
             }

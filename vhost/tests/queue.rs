@@ -3,6 +3,8 @@
 #[path = "queue/broken_records.rs"]
 mod broken_records;
 mod common;
+#[path = "queue/fairness.rs"]
+mod fairness;
 #[path = "queue/malformed_packed.rs"]
 mod malformed_packed;
 #[path = "queue/paced.rs"]

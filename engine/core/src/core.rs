@@ -9,6 +9,7 @@ use std::sync::Arc;
 use spinel_mem::{Region, RegionId, Regions};
 
 use crate::channel::Armed;
+use crate::crowd::Crowd;
 use crate::device::OpenError;
 use crate::driver::{Driver, Sleeper, Watch};
 use crate::poller::Progress;
@@ -27,6 +28,7 @@ struct Shared {
 /// What the pollers and channels of one core share. Lives on that core's thread only.
 pub struct Core {
     id: CoreId,
+    crowd: Rc<Crowd>,
     regions: Rc<Regions>,
     drivers: Vec<Shared>,
     announced: Vec<Arc<Region>>,
@@ -39,13 +41,20 @@ impl Core {
     /// A core without drivers that waits by `sleeper`.
     #[must_use]
     pub fn new(id: CoreId, sleeper: Box<dyn Sleeper>) -> Self {
-        Self { id, regions: Rc::new(Regions::default()), drivers: Vec::new(), announced: Vec::new(), sleeper, watched: Vec::new() }
+        let (crowd, regions) = Default::default();
+        Self { id, crowd, regions, drivers: Vec::new(), announced: Vec::new(), sleeper, watched: Vec::new() }
     }
 
     /// Which core this is.
     #[must_use]
     pub fn id(&self) -> CoreId {
         self.id
+    }
+
+    /// Who works here, for those who leave room to each other.
+    #[must_use]
+    pub fn crowd(&self) -> Rc<Crowd> {
+        Rc::clone(&self.crowd)
     }
 
     /// The regions announced here; leaves resolve segments through it.
@@ -118,8 +127,9 @@ impl Core {
         self.sleeper.unwatch(watch);
     }
 
-    /// Every driver reaps; the maximum of their progress.
+    /// A turn begins: every driver reaps; the maximum of their progress.
     pub fn reap(&mut self, now: Instant) -> Progress {
+        self.crowd.turn(now);
         self.drivers.iter().map(|shared| shared.driver.borrow_mut().reap(now)).max().unwrap_or(Progress::Idle)
     }
 

@@ -8,6 +8,7 @@
 
 mod channel;
 mod core;
+mod crowd;
 mod device;
 mod driver;
 mod histogram;
@@ -20,6 +21,7 @@ mod units;
 
 pub use channel::{Armed, Channel};
 pub use core::{Core, CoreId};
+pub use crowd::{Company, Crowd, Member};
 pub use device::{Device, Features, Geometry, OpenError};
 pub use driver::{Driver, Sleeper, Watch};
 pub use histogram::{BUCKETS, Histogram, bucket_of, bucket_range};

@@ -38,6 +38,34 @@ pub(crate) fn find(guest: &SimGuest, layout: Layout) -> AnyRing {
     AnyRing::new(&guest.map(), size, addresses, RingFeatures { packed, event_idx, indirect }, None).unwrap()
 }
 
+/// A disk of its own.
+pub(crate) fn disk(device: Arc<dyn Device>, read_only: bool) -> Arc<Disk> {
+    Arc::new(Disk { serial: "disk0".to_owned(), device, meters: Arc::new(Meters::default()), read_only })
+}
+
+/// What a guest's queue is made from, and what it will tell.
+pub(crate) fn setup(guest: &SimGuest, ring: AnyRing, disk: &Arc<Disk>) -> (QueueSetup, Receiver<QueueEvent>) {
+    let (report, events) = unbounded();
+    let (_, calls) = unbounded();
+    let setup = QueueSetup {
+        index: 0,
+        name: "test/q0".to_owned(),
+        disk: Arc::clone(disk),
+        features: ALL,
+        writeback: Arc::new(AtomicBool::new(true)),
+        ring,
+        guest: guest.map(),
+        log: None,
+        kick: Some(eventfd(0, EventfdFlags::empty()).unwrap()),
+        call: None,
+        calls,
+        events: report,
+        poke: Arc::new(Poked(eventfd(0, EventfdFlags::NONBLOCK).unwrap())),
+        meter: disk.meters.start(),
+    };
+    (setup, events)
+}
+
 pub(crate) struct Bench {
     pub(crate) guest: SimGuest,
     pub(crate) core: Core,
@@ -67,27 +95,8 @@ impl Bench {
     pub(crate) fn serve(device: Arc<dyn Device>, guest: SimGuest, ring: AnyRing, read_only: bool) -> Self {
         let mut core = Core::new(CoreId(0), Box::new(NeverSleeps));
         core.map(Arc::clone(guest.region()));
-        let meters = Arc::new(Meters::default());
-        let disk = Arc::new(Disk { serial: "disk0".to_owned(), device, meters, read_only });
-        let map = guest.map();
-        let (report, events) = unbounded();
-        let (_, calls) = unbounded();
-        let setup = QueueSetup {
-            index: 0,
-            name: "test/q0".to_owned(),
-            disk: Arc::clone(&disk),
-            features: ALL,
-            writeback: Arc::new(AtomicBool::new(true)),
-            ring,
-            guest: map,
-            log: None,
-            kick: Some(eventfd(0, EventfdFlags::empty()).unwrap()),
-            call: None,
-            calls,
-            events: report,
-            poke: Arc::new(Poked(eventfd(0, EventfdFlags::NONBLOCK).unwrap())),
-            meter: disk.meters.start(),
-        };
+        let disk = disk(device, read_only);
+        let (setup, events) = setup(&guest, ring, &disk);
         let queue = recipe(setup)(&mut core).unwrap();
         Self { guest, core, queue: Some(queue), events, disk, now: Instant { ns: 0 } }
     }
