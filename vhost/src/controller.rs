@@ -6,6 +6,7 @@
 //! and no client is served until they have come back.
 
 mod listener;
+mod mover;
 mod worker;
 
 use std::fmt;
@@ -18,16 +19,17 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
-use spinel_core::Mailbox;
+use spinel_core::{CoreId, Mailbox};
 use spinel_mem::Region;
 
 pub use listener::ListenError;
 use listener::Listener;
+pub use mover::{MoveError, Mover};
 use worker::{Command, Pinner, Worker};
 
 use crate::blk::Disk;
 use crate::queue::Poked;
-use crate::session::{Served, SessionInfo};
+use crate::session::{Places, Served, SessionInfo};
 
 /// Most queues of one disk.
 pub const QUEUES_MAX: u16 = 64;
@@ -147,6 +149,7 @@ pub struct Controller {
     name: String,
     socket_path: PathBuf,
     queues_max: u16,
+    core_ids: Vec<CoreId>,
     drain_deadline: Duration,
     shared: Arc<Shared>,
     commands: Sender<Command>,
@@ -181,11 +184,12 @@ impl Controller {
         let listener = Listener::bind(&socket_path)?;
         let (resized, reopens) = (AtomicBool::new(false), AtomicBool::new(false));
         let shared = Arc::new(Shared { state: Locked::new(ControllerState::Listening), resized, reopens, poke });
+        let core_ids = cores.iter().map(Mailbox::core).collect();
         let pinner = pin_guest_memory.map(|pin| Pinner::start(&name, pin, &shared)).transpose();
         let pinner = pinner.map_err(system("starting a thread that pins memory"))?;
         let served = Arc::new(Served {
             disk: Arc::new(disk),
-            first_core: FIRST_CORE.fetch_add(1, Ordering::Relaxed) % cores.len(),
+            places: Places::spread(queues_max, FIRST_CORE.fetch_add(1, Ordering::Relaxed) % cores.len(), cores.len()),
             cores: cores.into(),
             queues_max,
             drain_deadline,
@@ -200,7 +204,7 @@ impl Controller {
         let thread = std::thread::Builder::new().name(format!("vhost-{name}")).spawn(move || worker.run(listener));
         let thread = Locked::new(Some(thread.map_err(system("starting a thread"))?));
         tracing::info!(controller = name, socket = %socket_path.display(), queues = queues_max, "listening");
-        Ok(Self { name, socket_path, queues_max, drain_deadline, shared, commands, thread })
+        Ok(Self { name, socket_path, queues_max, core_ids, drain_deadline, shared, commands, thread })
     }
 
     /// What it is now.
@@ -226,6 +230,12 @@ impl Controller {
     pub fn reopen(&self) {
         self.shared.reopens.store(true, Ordering::Release);
         self.shared.wake();
+    }
+
+    /// What moves its queues, from any thread.
+    #[must_use]
+    pub fn mover(&self) -> Mover {
+        Mover::new(&self.name, self.queues_max, self.core_ids.clone(), self.commands.clone(), &self.shared)
     }
 
     /// Ends the session, if there is one, gives its requests until `deadline` to come back, and frees everything.

@@ -28,7 +28,8 @@ mod session;
 
 pub use blk::{BlkFeatures, Disk};
 pub use controller::{
-    Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, Pin, QUEUES_MAX, StopError,
+    Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, MoveError, Mover, Pin, QUEUES_MAX,
+    StopError,
 };
 pub use dirty::{DirtyLog, RingLog, Stretch};
 pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};

@@ -10,6 +10,7 @@ mod describe;
 pub(crate) mod feature;
 mod front_end;
 mod inflight;
+mod places;
 mod quarantine;
 mod requests;
 mod vring;
@@ -30,6 +31,7 @@ pub use describe::{MemoryInfo, QueueInfo, SessionInfo};
 use feature::protocol;
 use front_end::{Answer, FrontEnd};
 use inflight::{Inflight, InflightError};
+pub(crate) use places::Places;
 pub(crate) use quarantine::Quarantine;
 use vring::{Bar, Hung, Vring};
 
@@ -45,8 +47,8 @@ pub(crate) struct Served {
     pub(crate) name: String,
     pub(crate) disk: Arc<Disk>,
     pub(crate) cores: Arc<[Mailbox]>,
-    /// Where queue 0 runs; the others follow in turn.
-    pub(crate) first_core: usize,
+    /// On which of the cores each queue runs.
+    pub(crate) places: Places,
     pub(crate) queues_max: u16,
     pub(crate) drain_deadline: Duration,
     /// Regions to be pinned go here, if they are to be.
@@ -132,6 +134,9 @@ enum Outcome {
     /// The same with a descriptor.
     ReplyWith(Vec<u8>, OwnedFd),
 }
+
+/// How long the thread that serves messages waits for the requests of a queue that moves. Afterwards it looks now and then.
+const MOVE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How many of a client's faults are logged: a hostile one makes tens of thousands a second.
 const COMPLAINTS_MAX: u32 = 100;
@@ -284,8 +289,41 @@ impl Session {
         (Some(Quarantine { disk: Arc::clone(&self.served.disk), draining, memory: self.memory }), self.socket)
     }
 
+    /// Takes a queue to the core at `to`, and if it does not run, remembers that it belongs there. Others are not disturbed.
+    ///
+    /// It stops like any ring that its front end stops, and goes on where it was. Requests that take long are not waited
+    /// for: the queue moves when they are back. If it cannot run there it goes on where it was, and the reason is answered.
+    pub(crate) fn move_queue(&mut self, index: u16, to: usize) -> Result<Option<OpenError>, End> {
+        let at = usize::from(index);
+        let from = self.served.places.put(index, to);
+        if from == to || self.vrings[at].core().is_none() {
+            return Ok(None);
+        }
+        self.vrings[at].begin_move();
+        if self.vrings[at].finish_stop(&self.served.disk, Deadline::after(MOVE_PATIENCE)).is_err() {
+            tracing::info!(controller = self.served.name, queue = index, "the queue moves when its requests have come back");
+        }
+        match self.settle() {
+            Err(End::Open { index: refused, source }) if refused == index => {
+                self.served.places.put(index, from);
+                self.settle()?;
+                Ok(Some(source))
+            }
+            settled => settled.map(|()| None),
+        }
+    }
+
+    /// Whether a queue that moves waits for its requests, so that `settle` has to be called now and then.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.vrings.iter().any(Vring::is_moving)
+    }
+
     /// Brings everything into line after an event or a request: faulted queues stop, wanted ones start, notices go out.
     pub(crate) fn settle(&mut self) -> Result<(), End> {
+        for vring in self.vrings.iter_mut().filter(|vring| vring.is_moving()) {
+            // What is not back yet is looked for the next time.
+            let _ = vring.finish_stop(&self.served.disk, Deadline::after(Duration::ZERO));
+        }
         self.take_events();
         for index in 0..self.served.queues_max {
             if self.vrings[usize::from(index)].wanted() && self.features.is_some() {
@@ -361,7 +399,7 @@ impl Session {
                 "what was in flight when it was served last is done again"
             );
         }
-        let core = (self.served.first_core + at) % self.served.cores.len();
+        let core = self.served.places.of(index);
         self.memory.announce(core);
         let vring = &mut self.vrings[at];
         let clone = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use spinel_core::OpenError;
 use spinel_mem::Region;
 
 use super::listener::Listener;
@@ -19,11 +20,21 @@ use crate::session::{Deadline, End, Quarantine, Served, Session};
 
 /// How long the listener rests after the system had no descriptor for a client.
 const ACCEPT_REST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How often a queue that moves is looked after while its requests are out.
+const MOVE_REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// What a controller's owner tells its thread.
 pub(super) enum Command {
     /// End the session and the thread. The reply is what is outstanding at the deadline, if anything is.
     Stop { deadline: Duration, reply: Sender<Result<(), u64>> },
+    /// This queue belongs on the core at `to`. The reply is why it cannot run there, if it cannot.
+    Move { queue: u16, to: usize, reply: Sender<Option<OpenError>> },
+}
+
+/// What is left of [`Command::Stop`] once it was taken.
+struct Stop {
+    deadline: Duration,
+    reply: Sender<Result<(), u64>>,
 }
 
 /// Pins regions one after another on a thread of its own, which ends with the last sender of jobs.
@@ -115,7 +126,7 @@ impl Worker {
         let rest = self.resting.then_some(&ACCEPT_REST);
         let ready = wait_for(&[Some(poke), (!self.resting).then(|| listening.as_fd())], rest);
         self.resting = false;
-        if let Some(Command::Stop { reply, .. }) = self.take_command() {
+        if let Some(Stop { reply, .. }) = self.obey() {
             return self.end(None, &reply, listener);
         }
         // A session that begins now reads the size as it is now, and opens channels as they are now.
@@ -144,8 +155,13 @@ impl Worker {
     fn serve(&mut self, mut session: Box<Session>, listener: &mut Option<Listener>) -> Phase {
         let poke = self.shared.poke.0.as_fd();
         let others = listener.as_ref().filter(|_| !self.queue_noticed).map(AsFd::as_fd);
-        let ready = wait_for(&[Some(poke), Some(session.socket()), session.front_end(), others], None);
-        if let Some(Command::Stop { deadline, reply }) = self.take_command() {
+        let rest = session.is_moving().then_some(&MOVE_REST);
+        let ready = wait_for(&[Some(poke), Some(session.socket()), session.front_end(), others], rest);
+        let stop = match self.obey_beside(&mut session) {
+            Ok(stop) => stop,
+            Err(end) => return self.part(*session, &end),
+        };
+        if let Some(Stop { deadline, reply }) = stop {
             tracing::info!(controller = self.served.name, "the session ends: the controller is stopped");
             let (left, _connection) = session.end(deadline);
             return self.end(left, &reply, listener);
@@ -209,7 +225,7 @@ impl Worker {
             tracing::info!(controller = self.served.name, "the last requests have come back: the quarantine is over");
             return if listener.is_some() { Phase::Listening } else { Phase::Ended };
         };
-        let Some(Command::Stop { deadline, reply }) = self.take_command() else { return Phase::Waiting(Box::new(quarantine)) };
+        let Some(Stop { deadline, reply }) = self.obey() else { return Phase::Waiting(Box::new(quarantine)) };
         let left = quarantine.wait(&self.commands, Deadline::after(deadline));
         self.end(left, &reply, listener)
     }
@@ -225,11 +241,42 @@ impl Worker {
         phase
     }
 
-    /// Empties the eventfd, then looks for a command: in this order none is missed.
-    fn take_command(&self) -> Option<Command> {
+    /// Obeys the owner while nobody is served; what is left is to stop.
+    fn obey(&self) -> Option<Stop> {
+        self.empty_poke();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stop { deadline, reply } => return Some(Stop { deadline, reply }),
+                Command::Move { queue, to, reply } => {
+                    self.served.places.put(queue, to);
+                    let _ = reply.send(None);
+                }
+            }
+        }
+        None
+    }
+
+    /// The same during a session.
+    fn obey_beside(&self, session: &mut Session) -> Result<Option<Stop>, End> {
+        self.empty_poke();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stop { deadline, reply } => return Ok(Some(Stop { deadline, reply })),
+                Command::Move { queue, to, reply } => {
+                    let refused = session.move_queue(queue, to)?;
+                    // Whoever asked finds the queue where it is now.
+                    *locked(&self.shared.state) = ControllerState::Connected(session.describe());
+                    let _ = reply.send(refused);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Before commands are looked for: in this order none is missed.
+    fn empty_poke(&self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.shared.poke.0, &mut count);
-        self.commands.try_recv().ok()
     }
 }
 

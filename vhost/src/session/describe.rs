@@ -1,11 +1,13 @@
 //! What a session looks like from outside, for whoever lists controllers. Knows no wire format.
 
-use spinel_core::CoreId;
+use std::sync::Arc;
+
+use spinel_core::{CoreId, Meter};
 
 use super::Session;
 
 /// A running queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct QueueInfo {
     /// Which of the disk's queues, from 0.
     pub index: u16,
@@ -13,7 +15,18 @@ pub struct QueueInfo {
     pub core: CoreId,
     /// Descriptors of its ring.
     pub size: u16,
+    /// What it counts, now and later, since it started on this core.
+    pub meter: Arc<Meter>,
 }
+
+/// Of the same run.
+impl PartialEq for QueueInfo {
+    fn eq(&self, other: &Self) -> bool {
+        (self.index, self.core, self.size) == (other.index, other.core, other.size) && Arc::ptr_eq(&self.meter, &other.meter)
+    }
+}
+
+impl Eq for QueueInfo {}
 
 /// One region of a client's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +60,9 @@ impl Session {
     /// What it looks like now.
     pub(crate) fn describe(&self) -> SessionInfo {
         let queues = (0..self.served.queues_max).zip(&self.vrings);
-        let queues = queues.filter_map(|(index, vring)| Some(QueueInfo { index, core: vring.core()?, size: vring.size? }));
+        let queues = queues.filter_map(|(index, vring)| {
+            Some(QueueInfo { index, core: vring.core()?, size: vring.size?, meter: Arc::clone(vring.meter()?) })
+        });
         let memory = self.memory.map().ranges().iter().map(|range| MemoryInfo {
             guest: range.guest,
             len_bytes: range.region.len_bytes(),

@@ -35,6 +35,8 @@ struct Running {
 pub(crate) struct Draining {
     remains: Receiver<Remains>,
     meter: Arc<Meter>,
+    /// It is to go on elsewhere by itself.
+    moves: bool,
 }
 
 /// Requests in flight when the deadline came.
@@ -94,6 +96,14 @@ impl Vring {
         }
     }
 
+    /// What its queue counts, while it runs.
+    pub(crate) fn meter(&self) -> Option<&Arc<Meter>> {
+        match &self.service {
+            Service::Running(running) => Some(&running.meter),
+            _ => None,
+        }
+    }
+
     /// Its place or its memory changed: it may fit now.
     pub(crate) fn moved(&mut self) {
         if self.bar == Some(Bar::Misplaced) {
@@ -128,9 +138,24 @@ impl Vring {
     /// Tells its queue, if one runs, to take nothing more.
     pub(crate) fn begin_stop(&mut self) {
         self.service = match std::mem::take(&mut self.service) {
-            Service::Running(Running { core, id, meter, .. }) => Service::Draining(Draining { remains: core.stop(id), meter }),
+            Service::Running(Running { core, id, meter, .. }) => {
+                Service::Draining(Draining { remains: core.stop(id), meter, moves: false })
+            }
             other => other,
         };
+    }
+
+    /// The same; and as soon as that has ended, wherever it belongs then, it starts again.
+    pub(crate) fn begin_move(&mut self) {
+        self.begin_stop();
+        if let Service::Draining(draining) = &mut self.service {
+            draining.moves = true;
+        }
+    }
+
+    /// Whether its queue drains because it moves.
+    pub(crate) fn is_moving(&self) -> bool {
+        matches!(&self.service, Service::Draining(Draining { moves: true, .. }))
     }
 
     /// Waits until nothing of it flies any more, and remembers where to go on.
