@@ -35,7 +35,7 @@ impl Shared {
         Self(Rc::new(RefCell::new(server)))
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         match &*self.0.borrow() {
             Server::Spineld(spineld) => spineld.pid(),
             Server::StorageDaemon(server) => server.pid(),
@@ -43,7 +43,7 @@ impl Shared {
     }
 
     /// Its processor time, and how long its core was busy, as far as it says so.
-    fn used(&self) -> Result<(u64, Option<u64>), Failure> {
+    pub(crate) fn used(&self) -> Result<(u64, Option<u64>), Failure> {
         let busy_ns = match &mut *self.0.borrow_mut() {
             Server::Spineld(spineld) => Some(spineld.busy_ns()?),
             Server::StorageDaemon(_) => None,
@@ -52,7 +52,7 @@ impl Shared {
     }
 
     /// Ends it with the last of those who have it.
-    fn end(self) -> Result<(), Failure> {
+    pub(crate) fn end(self) -> Result<(), Failure> {
         match Rc::into_inner(self.0).map(RefCell::into_inner) {
             Some(Server::Spineld(spineld)) => spineld.stop(),
             // Dropping it kills it.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use spinel_core::{CoreId, Device, Instant, OpKind};
-use spinel_load::{Job, Length, Load, Memory, Mix, Tally, feed};
+use spinel_core::{CoreId, Device, Instant, OpKind, PollerId};
+use spinel_load::{Intake, Job, Length, Load, Memory, Mix, Tally, feed};
 use spinel_reactor::{Clock, Handle, Mode, PaceLimits, ReactorConfig, start};
 
 use crate::Failure;
@@ -25,6 +25,12 @@ pub(crate) enum Waits {
     Polling,
     /// It sleeps, so that others can run on its core.
     Sleeping,
+}
+
+/// A job that was begun.
+pub(crate) struct Running {
+    poller: PollerId,
+    intake: Intake,
 }
 
 /// A running reactor for loads.
@@ -56,28 +62,38 @@ impl Loader {
         job: Job,
         look: &mut dyn FnMut() -> Result<(), Failure>,
     ) -> Result<Tally, Failure> {
-        job.check(&device.geometry())?;
         let (warm_up, length) = (Duration::from_nanos(job.warm_up_ns), Duration::from_nanos(job.length.time_ns.unwrap_or(0)));
-        let (outlet, intake) = feed(|kind| job.sends(kind));
-        let load = Load { name: "load".to_owned(), job, device, memory, outlet, judge: None };
-        let poller = self.reactor.mailbox().add(load.recipe())?;
+        let running = self.begin(device, memory, job)?;
         sleep(warm_up / 2)?;
         look()?;
         sleep(warm_up / 2 + length)?;
         let clock = Clock::system();
         let deadline = clock.now().after(PATIENCE);
-        while !intake.is_over() {
+        while !running.intake.is_over() {
             if clock.now() > deadline {
                 return Err(format!("what is in flight has not ended {PATIENCE:?} after the last was sent").into());
             }
             sleep(LOOK)?;
         }
         look()?;
-        let mut all = Tally::of(|_| false);
-        while let Ok(Some(())) = intake.take(|tally| all.add(tally)) {}
+        Ok(self.end(&running))
+    }
+
+    /// Begins a job that goes on beside others.
+    pub(crate) fn begin(&self, device: Arc<dyn Device>, memory: Memory, job: Job) -> Result<Running, Failure> {
+        job.check(&device.geometry())?;
+        let (outlet, intake) = feed(|kind| job.sends(kind));
+        let load = Load { name: "load".to_owned(), job, device, memory, outlet, judge: None };
+        Ok(Running { poller: self.reactor.mailbox().add(load.recipe())?, intake })
+    }
+
+    /// Ends a job, wherever it is. Answers what was seen of it.
+    pub(crate) fn end(&self, running: &Running) -> Tally {
         // What remains is dropped here, off the core.
-        drop(self.reactor.mailbox().stop(poller).recv());
-        Ok(all)
+        drop(self.reactor.mailbox().stop(running.poller).recv());
+        let mut all = Tally::of(|_| false);
+        while let Ok(Some(())) = running.intake.take(|tally| all.add(tally)) {}
+        all
     }
 
     /// Flushes, and answers how long it took in nanoseconds.

@@ -24,6 +24,8 @@ pub(crate) enum Scenario {
     K1,
     /// Random writes of 4k, 64k and 1M with a flush at the end, beside qemu-storage-daemon; 2, 4 and 8 GiB of memory
     P1,
+    /// A guest 1 deep, alone and beside one that is 1024 deep on the same core
+    Fair,
     /// The instrument, spinelbench, beside fio on the same file
     Agree,
     /// Instructions for each request, under callgrind, beside what was accepted; only when named

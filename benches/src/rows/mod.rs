@@ -1,6 +1,7 @@
 //! The rows of the workloads: who takes part, in which works, and what is to be shown. Knows no way to measure.
 
 mod agree;
+mod fair;
 mod k1;
 mod l1;
 mod l5;
@@ -22,7 +23,7 @@ use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace, table};
 
-pub(crate) use {agree::agree, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
+pub(crate) use {agree::agree, fair::fair, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
 
 /// Spineld, as tables call it.
 const SPINELD: &str = "spineld";
