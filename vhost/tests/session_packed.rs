@@ -14,6 +14,8 @@ mod journal;
 mod log;
 #[path = "session/memory.rs"]
 mod memory;
+#[path = "session/moving.rs"]
+mod moving;
 #[path = "session/negotiation.rs"]
 mod negotiation;
 #[path = "session/notices.rs"]

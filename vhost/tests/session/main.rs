@@ -8,6 +8,7 @@ mod hostile;
 mod journal;
 mod log;
 mod memory;
+mod moving;
 mod negotiation;
 mod notices;
 mod recovery;

@@ -60,6 +60,46 @@ fn bits_that_were_never_offered_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn a_front_end_whose_guest_sits_behind_an_iommu_is_refused() {
+    const ACCESS_PLATFORM: u64 = 1 << 33;
+    const IOTLB_MSG: u32 = 22;
+    let host = Host::new();
+    let served = host.serve(memory_disk());
+    let mut client = Client::connect(&served.path);
+    assert_eq!(client.ask_number(GET_FEATURES) & ACCESS_PLATFORM, 0);
+    client.negotiate(PROTOCOL_ALL, FEATURES);
+    assert_ne!(client.try_tell(SET_FEATURES, &longs(&[FEATURES | ACCESS_PLATFORM]), &[]), 0);
+    assert_ne!(client.try_tell(IOTLB_MSG, &[0; 32], &[]), 0, "there is nothing to translate with");
+    client.sync();
+    assert_eq!(session(&served).features, FEATURES, "what was agreed before stays");
+    drop(client);
+    let client = Client::connect(&served.path);
+    client.send_packet(&Packet::new(SET_FEATURES, longs(&[FEATURES | ACCESS_PLATFORM]), &[]), PLAIN);
+    client.wait_closed();
+    journal::assert_has(&served.name, "feature bits 0x200000000 were never offered");
+}
+
+#[test]
+fn a_migration_whose_memory_comes_later_is_refused() {
+    const PAGEFAULT: u64 = 1 << 8;
+    let host = Host::new();
+    let served = host.serve(memory_disk());
+    // VHOST_USER_POSTCOPY_ADVISE, _LISTEN and _END.
+    for code in [28, 29, 30] {
+        let mut guest = Guest::new(1);
+        let mut client = guest.attach(&served.path);
+        assert_eq!(client.ask_number(GET_PROTOCOL_FEATURES) & PAGEFAULT, 0);
+        assert_ne!(client.try_tell(code, &[], &[]), 0);
+        guest.queues[0].check(8, 1);
+        drop(client);
+        let client = Client::connect(&served.path);
+        client.send_packet(&Packet::new(code, vec![], &[]), PLAIN);
+        assert_eq!(client.wait_closed(), 0);
+        journal::assert_has(&served.name, &format!("request {code} was refused: this back end does not serve it"));
+    }
+}
+
+#[test]
 fn requests_of_protocol_features_that_were_not_negotiated_end_the_connection() {
     let host = Host::new();
     let served = host.serve(memory_disk());

@@ -12,8 +12,9 @@ use crate::client::*;
 use crate::guest::*;
 use crate::host::{Host, Options, Served, memory_disk};
 use crate::journal;
+use crate::teardown::{DEPTH, hung_disk, resume, writes};
 
-fn queues(served: &Served) -> Vec<QueueInfo> {
+pub(crate) fn queues(served: &Served) -> Vec<QueueInfo> {
     match served.controller.info().state {
         ControllerState::Connected(session) => session.queues,
         other => panic!("nobody is connected: {other:?}"),
@@ -142,6 +143,34 @@ fn a_stopped_ring_has_drained_and_goes_on_where_it_stopped() {
     }
     assert!(bases.len() > 3, "{bases:x?}");
     assert_eq!(served.meters.live(), 1, "a queue that has stopped counts no longer");
+}
+
+#[test]
+fn a_ring_that_is_stopped_with_requests_in_flight_drains_and_others_go_on_meanwhile() {
+    let host = Host::new();
+    let disk = hung_disk();
+    let served = host.serve(Arc::clone(&disk) as _);
+    let mut guest = Guest::new(2);
+    let mut client = guest.attach(&served.path);
+    guest.queues[0].post(writes());
+    while served.meters.snapshot().in_flight < DEPTH {}
+    client.send_packet(&Packet::new(GET_VRING_BASE, words(&[0, 0]), &[]), PLAIN);
+    for sector in 0..50 {
+        guest.queues[1].post([GuestRequest::read(sector, 4096)]);
+        assert_eq!(guest.queues[1].finish(1)[0].status, 0);
+    }
+    assert!(guest.queues[0].ring.reap().is_none(), "the device has not answered yet");
+    resume(&host, &disk);
+    let base = u32::from_ne_bytes(client.reply(GET_VRING_BASE)[4..].try_into().unwrap());
+    // Everything that was taken had been answered by then, and the base says so.
+    let finished: Vec<_> = std::iter::from_fn(|| guest.queues[0].ring.reap()).collect();
+    assert_eq!(finished.len(), usize::try_from(DEPTH).unwrap());
+    assert_eq!(base, guest.queues[0].ring.base());
+    guest.queues[0].post([GuestRequest::read(0, 4096)]);
+    client.sync();
+    assert!(guest.queues[0].ring.reap().is_none(), "a stopped ring is left alone");
+    client.tell(SET_VRING_KICK, &longs(&[0]), &[&guest.queues[0].kick]);
+    assert_eq!(guest.queues[0].finish(1)[0].status, 0, "and goes on there");
 }
 
 #[test]

@@ -17,9 +17,9 @@ use crate::guest::*;
 use crate::host::{Host, Options, Served, memory_disk};
 use crate::journal;
 
-const DEPTH: u64 = 64;
+pub(crate) const DEPTH: u64 = 64;
 
-fn writes() -> impl Iterator<Item = GuestRequest> {
+pub(crate) fn writes() -> impl Iterator<Item = GuestRequest> {
     (0..DEPTH).map(|at| GuestRequest::write(8 * at, 4096))
 }
 
@@ -31,7 +31,7 @@ fn slow_disk() -> Arc<dyn Device> {
 }
 
 /// The first `DEPTH` writes stay out until they are told to come back.
-fn hung_disk() -> Arc<ErrorDevice> {
+pub(crate) fn hung_disk() -> Arc<ErrorDevice> {
     let disk = Arc::new(ErrorDevice::new(memory_disk()).unwrap());
     let count = u32::try_from(DEPTH).unwrap();
     disk.inject(Injection { target: Target::Write, fault: Fault::Pending, count, queue_depth: 0 }).unwrap();
@@ -39,7 +39,7 @@ fn hung_disk() -> Arc<ErrorDevice> {
 }
 
 /// Lets the requests come back; a sleeping core has to be told to look.
-fn resume(host: &Host, disk: &ErrorDevice) {
+pub(crate) fn resume(host: &Host, disk: &ErrorDevice) {
     disk.resume_pending();
     for core in host.cores() {
         core.visit(|_| ());
