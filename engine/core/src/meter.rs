@@ -61,6 +61,12 @@ impl Meter {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// How many requests ended. Looks at every bucket of the histograms.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.ops.iter().flat_map(|per| per.latency.counts()).sum()
+    }
+
     fn add_to(&self, total: &mut Snapshot) {
         for (per, sum) in self.ops.iter().zip(&mut total.ops) {
             for (count, into) in per.latency.counts().into_iter().zip(&mut sum.counts) {
@@ -260,6 +266,7 @@ mod tests {
         a.record(OpKind::Read, 4096, 1000, true);
         a.set_in_flight(3);
         b.record(OpKind::Write, 512, 70, false);
+        assert_eq!((a.requests(), b.requests()), (1, 1));
         let before = meters.snapshot();
         assert_eq!((before.of(OpKind::Read).ops(), before.of(OpKind::Write).ops()), (1, 1));
         assert_eq!((before.errors, before.in_flight), (1, 3));

@@ -1,5 +1,6 @@
 //! The running engine: its reactors, its disks, its phase. Knows no method and no socket of the RPC.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use crate::cores::CoreList;
 use crate::disks::Disks;
 use crate::kinds::chain;
 use crate::log::Log;
+use crate::scheduler::{Policy, Scheduler};
 use crate::served::Served;
 
 /// Ticks in a second, in every reply that counts ticks: they are nanoseconds.
@@ -26,8 +28,18 @@ pub(crate) struct Engine {
     vhost_folder: PathBuf,
     pin: Option<Pin>,
     initialised: AtomicBool,
-    #[allow(clippy::disallowed_types, reason = "control threads only; no reactor ever takes it")]
-    disks: std::sync::Mutex<Disks>,
+    disks: Arc<Locked<Disks>>,
+    scheduler: Locked<Scheduler>,
+}
+
+#[allow(clippy::disallowed_types, reason = "control threads only; no reactor ever takes it")]
+pub(crate) type Locked<T> = std::sync::Mutex<T>;
+
+/// For one caller at a time.
+#[allow(clippy::disallowed_types, reason = "see the type")]
+pub(crate) fn locked<T>(mutex: &Locked<T>) -> std::sync::MutexGuard<'_, T> {
+    // A method that panicked was answered as our own fault; every change is made in one step at its end.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Engine {
@@ -59,7 +71,8 @@ impl Engine {
             vhost_folder: args.vhost_folder(),
             pin: args.pin_guest_memory.then(pin),
             initialised: AtomicBool::new(false),
-            disks: Default::default(),
+            disks: Arc::default(),
+            scheduler: Locked::default(),
         })
     }
 
@@ -112,10 +125,19 @@ impl Engine {
     }
 
     /// The disks, for one caller at a time.
-    #[allow(clippy::disallowed_types, reason = "see the field")]
+    #[allow(clippy::disallowed_types, reason = "see the type")]
     pub(crate) fn disks(&self) -> std::sync::MutexGuard<'_, Disks> {
-        // A method that panicked was answered as our own fault; every change is made in one step at its end.
-        self.disks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        locked(&self.disks)
+    }
+
+    /// Whether queues are moved between cores.
+    pub(crate) fn policy(&self) -> Policy {
+        locked(&self.scheduler).policy
+    }
+
+    /// Moves queues by another policy from now on.
+    pub(crate) fn follow(&self, policy: Policy) -> io::Result<()> {
+        locked(&self.scheduler).follow(policy, self.reactors.iter().map(Handle::gauge).collect(), &self.disks)
     }
 
     /// Nanoseconds since the daemon started.
@@ -125,6 +147,7 @@ impl Engine {
 
     /// Stops every controller and every reactor, which waits for what is in flight.
     pub(crate) fn stop(self) {
+        locked(&self.scheduler).stop();
         let controllers = {
             let mut disks = self.disks();
             // What an error bdev holds back would never end.

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod balance;
 mod bench;
 mod config;
 mod cores;
@@ -14,6 +15,7 @@ mod limits;
 mod log;
 mod methods;
 mod notify;
+mod scheduler;
 mod served;
 mod signals;
 

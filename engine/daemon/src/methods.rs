@@ -14,6 +14,7 @@ mod null;
 mod options;
 mod process;
 mod qos;
+mod scheduler;
 mod threads;
 mod uring;
 mod vhost;
@@ -52,6 +53,8 @@ fn about_the_process(table: Methods<Engine>) -> Methods<Engine> {
         .with("framework_wait_init", Always, framework::wait_init)
         .with("framework_get_subsystems", Always, framework::subsystems)
         .with("framework_get_config", Runtime, framework::config)
+        .with("framework_set_scheduler", Always, scheduler::set)
+        .with("framework_get_scheduler", Always, scheduler::get)
         .with("framework_get_reactors", Always, threads::reactors)
         .with("thread_get_stats", Always, threads::stats)
         .with("thread_get_pollers", Always, threads::pollers)
@@ -117,6 +120,7 @@ fn about_vhost(table: Methods<Engine>) -> Methods<Engine> {
         .with("vhost_create_blk_controller", Runtime, vhost::create)
         .with("vhost_get_controllers", Runtime, vhost::list)
         .with("vhost_delete_controller", Runtime, vhost::delete)
+        .with("vhost_controller_move_queue", Runtime, scheduler::move_queue)
         .with("vhost_controller_set_coalescing", Runtime, vhost::set_coalescing)
         .with("virtio_blk_create_transport", Runtime, vhost::create_transport)
         .with("virtio_blk_get_transports", Runtime, vhost::transports)

@@ -13,4 +13,4 @@ mod thread;
 pub use clock::Clock;
 pub use pace::{Mode, Pace, PaceLimits};
 pub use reactor::{Reactor, Rest};
-pub use thread::{Handle, MakeCore, ReactorConfig, StartError, start};
+pub use thread::{Gauge, Handle, MakeCore, ReactorConfig, StartError, start};

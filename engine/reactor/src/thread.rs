@@ -82,6 +82,12 @@ impl Handle {
         self.meter.usage(Clock::system().now())
     }
 
+    /// The same for others to look at.
+    #[must_use]
+    pub fn gauge(&self) -> Gauge {
+        Gauge { core: self.mailbox.core(), meter: Arc::clone(&self.meter) }
+    }
+
     /// The thread's id in the operating system.
     #[must_use]
     pub fn thread_id(&self) -> i32 {
@@ -92,6 +98,27 @@ impl Handle {
     pub fn quit(self) {
         self.mailbox.post(Command::Quit);
         assert!(self.thread.join().is_ok(), "a reactor panicked");
+    }
+}
+
+/// Shows where a reactor's time goes, for as long as anybody likes to look.
+#[derive(Clone, Debug)]
+pub struct Gauge {
+    core: CoreId,
+    meter: Arc<CoreMeter>,
+}
+
+impl Gauge {
+    /// Which core it shows.
+    #[must_use]
+    pub fn core(&self) -> CoreId {
+        self.core
+    }
+
+    /// Where its time went up to now. Does not wake it.
+    #[must_use]
+    pub fn usage(&self) -> CoreUsage {
+        self.meter.usage(Clock::system().now())
     }
 }
 

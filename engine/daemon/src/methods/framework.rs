@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use spinel_control::methods::Phase;
 use spinel_control::{RpcError, params};
 
-use super::{Answer, qos};
+use super::{Answer, qos, scheduler};
 use crate::engine::Engine;
 
 /// The subsystems in the order in which their configuration is loaded, and what each needs before.
-const SUBSYSTEMS: &[(&str, &[&str])] = &[("bdev", &[]), ("vhost_blk", &["bdev"])];
+const SUBSYSTEMS: &[(&str, &[&str])] = &[("bdev", &[]), ("vhost_blk", &["bdev"]), ("scheduler", &[])];
 
 /// `framework_start_init`.
 pub(super) fn start_init(engine: &Engine, params: Option<&Value>) -> Answer {
@@ -52,6 +52,7 @@ pub(super) fn config(engine: &Engine, params: Option<&Value>) -> Answer {
         "bdev" => {
             disks.bdevs().iter().flat_map(|bdev| iter::once(bdev.kind.creation(&bdev.name, bdev.uuid)).chain(qos::creation(bdev))).collect()
         }
+        "scheduler" => scheduler::creation(engine).into_iter().collect(),
         "vhost_blk" => disks.controllers().iter().flat_map(|served| served.creation()).collect(),
         _ => {
             let names: Vec<&str> = SUBSYSTEMS.iter().map(|(name, _)| *name).collect();

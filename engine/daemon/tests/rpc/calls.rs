@@ -20,6 +20,7 @@ fn every_method_is_listed_once() {
         "bdev_error_inject_error bdev_error_resume_pending vhost_create_blk_controller vhost_get_controllers",
         "vhost_delete_controller vhost_controller_set_coalescing virtio_blk_create_transport virtio_blk_get_transports",
         "bdev_bench_start bdev_bench_get bdev_bench_stop bdev_set_qos_limit",
+        "framework_set_scheduler framework_get_scheduler vhost_controller_move_queue",
     ]
     .into_iter()
     .flat_map(|line| line.split(' '))

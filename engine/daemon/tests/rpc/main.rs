@@ -3,6 +3,7 @@
 
 mod bench;
 mod calls;
+mod cores;
 mod guest;
 mod harness;
 mod hostile;
