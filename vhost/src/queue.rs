@@ -100,8 +100,6 @@ pub fn recipe(setup: QueueSetup) -> Recipe {
 const BATCH: u16 = 64;
 /// A turn takes no further chain once those taken have cost this much: a byte of data one, a descriptor `DESCRIPTOR_COST`.
 const TURN_COST: u64 = 4 << 20;
-/// The same of a queue that works beside others. How many chains it takes follows from how long turns last.
-const SHARED_TURN_COST: u64 = 256 << 10;
 const DESCRIPTOR_COST: u64 = 1 << 10;
 const USUAL_COST: u64 = 3 * DESCRIPTOR_COST;
 /// The deepest channel asked for. What a larger ring holds beyond that waits in the ring.
@@ -193,7 +191,7 @@ struct Queue<R> {
     member: Member,
     /// What others were found on this core.
     company: Company,
-    /// Most chains of a turn beside others: halved when turns are longer than they notice, and one more when they are not.
+    /// Most chains of a turn beside others.
     among_others: u16,
     /// How long requests have taken lately, in nanoseconds.
     usual_ns: u64,
@@ -293,17 +291,18 @@ impl<R: Ring> Queue<R> {
         }
     }
 
-    /// How many chains this turn may take, and what counts as spent before the first of them.
+    /// Most chains of this turn. Beside others that is one more than last time, or half as many if turns are longer than
+    /// they notice.
     // Not inlined: the loop over the chains keeps its registers.
     #[inline(never)]
-    fn share(&mut self, now: Instant) -> (u16, u64) {
+    fn share(&mut self, now: Instant) -> u16 {
         self.company = self.crowd.meet(self.member, now, self.usual_ns);
         self.among_others = match self.company {
-            Company::Alone => return (BATCH, 0),
+            Company::Alone => return BATCH,
             Company::Patient => BATCH.min(self.among_others + 1),
             Company::Impatient => (self.among_others / 2).max(1),
         };
-        (self.among_others, TURN_COST - SHARED_TURN_COST)
+        self.among_others
     }
 
     /// Takes chains, at most a batch, and never more than the channel has room for; the rest stays in the guest's ring.
@@ -315,7 +314,7 @@ impl<R: Ring> Queue<R> {
         if waiting == 0 {
             return Ok(0);
         }
-        let (most, mut cost) = self.share(now);
+        let most = self.share(now);
         let batch = u16::try_from(self.channel.room()).map_or(most, |room| room.min(most)).min(waiting);
         if batch == 0 {
             self.shut = true;
@@ -326,6 +325,7 @@ impl<R: Ring> Queue<R> {
         if batch > 1 {
             self.setup.ring.prefetch(batch, self.setup.guest.near());
         }
+        let mut cost = 0;
         for taken in 0..batch {
             if cost >= TURN_COST {
                 return Ok(usize::from(taken));

@@ -69,22 +69,19 @@ impl Crowd {
     }
 
     /// Notes that a member is busy in the turn of `now`, and that its requests usually take so long.
-    #[inline]
+    #[inline(always)]
     pub fn meet(&self, who: Member, now: Instant, usual_ns: u64) -> Company {
-        let seen = Seen { who, usual_ns, until: now.after_ns(RECENT_NS) };
-        if self.first.get().who != who {
-            self.place(seen, now);
-        } else {
-            self.first.set(seen);
-            if now >= self.second.get().until {
-                return Company::Alone;
-            }
+        // Whoever is alone is the first, and learns it at little cost.
+        if self.first.get().who == who && now >= self.second.get().until {
+            self.first.set(Seen { who, usual_ns, until: now.after_ns(RECENT_NS) });
+            return Company::Alone;
         }
-        self.company(who, now)
+        self.meet_others(who, now, usual_ns)
     }
 
     #[inline(never)]
-    fn company(&self, who: Member, now: Instant) -> Company {
+    fn meet_others(&self, who: Member, now: Instant, usual_ns: u64) -> Company {
+        self.place(Seen { who, usual_ns, until: now.after_ns(RECENT_NS) }, now);
         let (first, second) = (self.first.get(), self.second.get());
         let other = if first.who == who { second } else { first };
         if now >= other.until {
@@ -94,11 +91,11 @@ impl Crowd {
         if self.turn_ns.get() <= patience_ns { Company::Patient } else { Company::Impatient }
     }
 
-    /// Remembers a member that is not the first.
-    #[inline(never)]
     fn place(&self, seen: Seen, now: Instant) {
         let (first, second) = (self.first.get(), self.second.get());
-        if first.yields_to(seen, now) {
+        if first.who == seen.who {
+            self.first.set(seen);
+        } else if first.yields_to(seen, now) {
             // Nobody is both, and whoever still counts stays.
             if second.who == seen.who || now < first.until {
                 self.second.set(first);
