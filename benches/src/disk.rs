@@ -21,6 +21,11 @@ pub(crate) fn own_file(folder: &Path) -> Result<PathBuf, Failure> {
     file_named(folder, "own.img")
 }
 
+/// A third one, for who loads the disk and no server.
+pub(crate) fn other_file(folder: &Path) -> Result<PathBuf, Failure> {
+    file_named(folder, "other.img")
+}
+
 fn file_named(folder: &Path, name: &str) -> Result<PathBuf, Failure> {
     let path = folder.join(name);
     let whole = fs::metadata(&path).is_ok_and(|found| found.len() == FILE_BYTES && found.blocks() * 512 >= FILE_BYTES);

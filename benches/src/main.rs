@@ -194,7 +194,10 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
         Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),
         Scenario::S1 => rows::s1(place, pace),
         Scenario::K1 => rows::k1(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
-        Scenario::Fair => rows::fair(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
+        Scenario::Fair => {
+            let [file, own, other] = [disk::file(folder)?, disk::own_file(folder)?, disk::other_file(folder)?];
+            rows::fair(place, [&file, &own, &other], pace)
+        }
         Scenario::P1 => rows::p1(place, &disk::file(folder)?, pace),
         Scenario::M2 => {
             let file = disk::file(folder)?;

@@ -3,32 +3,38 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use spinel_core::Device;
 use spinel_load::{Job, Length, Memory};
+use spinel_uring::{DeviceOptions, UringDevice};
 use spinel_vhost_driver::{Options, VhostDisk};
 
 use super::{Ran, hold};
 use crate::claims::{Claim, Figure, Target};
 use crate::contenders::{Served, Server, Shared};
 use crate::contest::{Contender, Entrant, Seen};
-use crate::loader::{self, Loader, Used, Waits};
+use crate::loader::{self, Loader, Running, Used, Waits};
 use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace};
 
 const WORK: Work = Work::random_reads("4k random reads, 1 deep", 4096, 1);
-const HOG: Work = Work::random_reads("4k random reads, 1024 deep", 4096, 1024);
-/// As few as there are: both guests share the client's core, where the hog is not to hold up the other one.
-const HOG_BATCH: u16 = 1;
-/// So much of what it takes alone may the 99th of a hundred of its requests take.
+const FLOOD: Work = Work::random_reads("4k random reads, 1024 deep", 4096, 1024);
+/// As few as there are: both guests share the client's core, where the one is not to hold up the other.
+const FLOOD_BATCH: u16 = 1;
+/// So much of what it takes alone may the 99th of a hundred of the small guest's requests take.
 const TARGET: Target = Target::AtMost(2.0);
 const ALONE: &str = "alone";
-const BESIDE: &str = "beside a hog";
+const BESIDE: &str = "beside a flood";
+const ELSEWHERE: &str = "flood elsewhere";
 const DEVICES: [&str; 3] = ["null", "memory", "file"];
 
-/// Two disks of one spineld on one core, their guests on the other: one alone, and beside the other's flood.
-pub(crate) fn fair(place: &Place, file: &Path, own_file: &Path, pace: &Pace) -> Result<Ran, Failure> {
+/// Disks of one spineld on one core, their guests on the other: one alone, and beside the other's flood.
+///
+/// A flood makes others on the same physical disk wait wherever it comes from. How much, shows one that goes past
+/// spineld: from the client's core straight to a third file.
+pub(crate) fn fair(place: &Place, [file, own, other]: [&Path; 3], pace: &Pace) -> Result<Ran, Failure> {
     println!("A guest 1 deep, alone and beside one that is 1024 deep, on disks of their own of the same kind. Both disks share");
-    println!("the server's core, and both guests the client's, which sends and reaps one of the hog's requests at a time.");
+    println!("the server's core, and both guests the client's, which sends and reaps one of the flood's requests at a time.");
     let mut entrants = Vec::new();
     for device in DEVICES {
         let mut spineld = Spineld::start(place, &[])?;
@@ -37,34 +43,63 @@ pub(crate) fn fair(place: &Place, file: &Path, own_file: &Path, pace: &Pace) -> 
             "memory" => spineld.memory(name),
             _ => spineld.file(name, path),
         };
-        let (socket, hog) = (disk("victim", file)?, disk("hog", own_file)?);
+        let (socket, flooded) = (disk("small", file)?, disk("flooded", own)?);
         let server = Shared::new(Server::Spineld(spineld));
         if device == "memory" {
-            for socket in [&socket, &hog] {
+            for socket in [&socket, &flooded] {
                 Served { server: server.clone(), socket: socket.clone(), memory_bytes: 0, on_file: false }.fill(place)?;
             }
         }
-        for (name, hog) in [(ALONE, None), (BESIDE, Some(hog))] {
-            let contender = Box::new(Guest { server: server.clone(), socket: socket.clone(), hog });
+        let mut floods = vec![(ALONE, None), (BESIDE, Some(Flooded::Served(flooded)))];
+        if device == "file" {
+            let straight: Arc<dyn Device> = Arc::new(UringDevice::open(other, &DeviceOptions::default())?);
+            floods.push((ELSEWHERE, Some(Flooded::Straight(straight))));
+        }
+        for (name, flooded) in floods {
+            let contender = Box::new(Guest { server: server.clone(), socket: socket.clone(), flooded });
             entrants.push(Entrant { device, name, contender });
         }
     }
-    let claim = |device| Claim {
+    let claim = |device, baseline, target| Claim {
         row: "fair",
         work: WORK.name,
         ours: (device, BESIDE),
-        baseline: (device, ALONE),
+        baseline: (device, baseline),
         figure: Figure::P99,
-        target: TARGET,
+        target,
     };
-    hold(place, pace, "fair", &[WORK], entrants, &DEVICES.map(claim))
+    let mut claims: Vec<Claim> = DEVICES.iter().map(|device| claim(device, ALONE, TARGET)).collect();
+    claims.push(claim("file", ELSEWHERE, Target::Shown));
+    hold(place, pace, "fair", &[WORK], entrants, &claims)
 }
 
-/// A guest, and perhaps another one beside it.
+/// What another guest floods.
+enum Flooded {
+    /// A disk of the same server.
+    Served(PathBuf),
+    /// A device of this process.
+    Straight(Arc<dyn Device>),
+}
+
+impl Flooded {
+    /// Floods it until it is told to end.
+    fn begin(&self, loader: &Loader, job: Job) -> Result<Running, Failure> {
+        let job = Job { batch: FLOOD_BATCH, length: Length::default(), ..job };
+        match self {
+            Self::Served(socket) => {
+                let (disk, memory) = connect(socket, &job)?;
+                loader.begin(disk, memory, job)
+            }
+            Self::Straight(device) => loader.begin(Arc::clone(device), Memory::anonymous(&job)?, job),
+        }
+    }
+}
+
+/// A guest, and what another one floods meanwhile.
 struct Guest {
     server: Shared,
     socket: PathBuf,
-    hog: Option<PathBuf>,
+    flooded: Option<Flooded>,
 }
 
 /// A disk with room for a job, and the job's memory there.
@@ -85,27 +120,17 @@ impl Contender for Guest {
         let loader = Loader::start(place.cores.client, Waits::Polling)?;
         let job = work.job(u64::from(round) + 1, pace.warm_up, pace.window)?;
         let (disk, memory) = connect(&self.socket, &job)?;
-        let begin = |hog: &PathBuf| {
-            let flood = HOG.job(u64::from(round) + 1, pace.warm_up, pace.window)?;
-            let flood = Job { batch: HOG_BATCH, length: Length::default(), ..flood };
-            let (disk, memory) = connect(hog, &flood)?;
-            loader.begin(disk, memory, flood)
-        };
-        let hog = self.hog.as_ref().map(begin).transpose()?;
+        let flood = FLOOD.job(u64::from(round) + 1, pace.warm_up, pace.window)?;
+        let flood = self.flooded.as_ref().map(|flooded| flooded.begin(&loader, flood)).transpose()?;
         let mut looks = Vec::new();
         let tally = loader.run(disk, memory, job, &mut || {
             let (cpu_ns, busy_ns) = self.server.used()?;
             looks.push(Used::by_now(cpu_ns, busy_ns));
             Ok(())
         })?;
-        if let Some(hog) = hog {
-            let flooded = loader::seen(&loader.end(&hog), &[]);
-            if std::env::var_os("SHOW").is_some() {
-                eprintln!("hog {} {:?} k/s {:?}", flooded.requests, flooded.requests * 1_000_000 / flooded.took_ns, flooded.latency);
-            }
-            if flooded.errors > 0 {
-                return Err(format!("{} of the hog's requests failed", flooded.errors).into());
-            }
+        let failed = flood.map_or(0, |flood| loader::seen(&loader.end(&flood), &[]).errors);
+        if failed > 0 {
+            return Err(format!("{failed} requests of the flood failed").into());
         }
         loader.quit();
         Ok(loader::seen(&tally, &looks))
