@@ -9,6 +9,7 @@ mod deadline;
 mod describe;
 pub(crate) mod feature;
 mod front_end;
+mod handover;
 mod inflight;
 mod quarantine;
 mod requests;
@@ -29,12 +30,15 @@ pub(crate) use deadline::Deadline;
 pub use describe::{MemoryInfo, QueueInfo, SessionInfo};
 use feature::protocol;
 use front_end::{Answer, FrontEnd};
+pub(crate) use handover::UnpackError;
 use inflight::{Inflight, InflightError};
 pub(crate) use quarantine::Quarantine;
-use vring::{Bar, Hung, Vring};
+pub(crate) use vring::Hung;
+use vring::Vring;
 
 use crate::blk::{self, BlkFeatures, Disk};
 use crate::dirty::{DirtyLog, LogError, RingLog, Stretch};
+use crate::handover::Bar;
 use crate::memory::{Leaving, Memory, MemoryError};
 use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply, reply_with};
 use crate::queue::{Poked, QueueEvent, QueueSetup};
@@ -361,7 +365,7 @@ impl Session {
                 "what was in flight when it was served last is done again"
             );
         }
-        let core = (self.served.first_core + at) % self.served.cores.len();
+        let core = self.core_of(at);
         self.memory.announce(core);
         let vring = &mut self.vrings[at];
         let clone = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
@@ -386,6 +390,11 @@ impl Session {
         vring.start(&self.served.cores[core], setup).map_err(|source| End::Open { index, source })?;
         (vring.ran, vring.anew) = (true, false);
         Ok(())
+    }
+
+    /// The core that serves a ring, by its place among the cores.
+    fn core_of(&self, at: usize) -> usize {
+        (self.served.first_core + at) % self.served.cores.len()
     }
 
     fn ring(&self, at: usize) -> Result<AnyRing, RingError> {

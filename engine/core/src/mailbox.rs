@@ -62,6 +62,8 @@ pub enum Command {
     Add(Recipe, Sender<Result<PollerId, OpenError>>),
     /// Stops a poller; the reply comes when nothing of it flies any more.
     Stop(PollerId, Sender<Remains>),
+    /// Takes a stop back whose reply has not come. Says whether the poller goes on; if so, that reply never comes.
+    Resume(PollerId, Sender<bool>),
     /// Announces a region.
     Map(Arc<Region>, Sender<()>),
     /// Forgets a region; the reply carries it away, so that it is never unmapped on the core.
@@ -135,6 +137,12 @@ impl Mailbox {
     #[must_use]
     pub fn stop(&self, id: PollerId) -> Receiver<Remains> {
         self.ask(|reply| Command::Stop(id, reply))
+    }
+
+    /// Takes a stop back. False if it is too late, because the remains are there or on their way, or if the poller cannot.
+    #[must_use]
+    pub fn resume(&self, id: PollerId) -> bool {
+        self.ask(|reply| Command::Resume(id, reply)).recv().unwrap_or(false)
     }
 
     /// Announces a region and waits until the core knows it.

@@ -8,17 +8,9 @@ use spinel_core::{CoreId, Mailbox, Meter, OpenError, PollerId, Remains};
 
 use super::deadline::Deadline;
 use crate::blk::Disk;
+use crate::handover::Bar;
 use crate::queue::{QueueRemains, QueueSetup, recipe};
 use crate::ring::RingAddresses;
-
-/// Why a ring that its front end wants served is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bar {
-    /// Its guest broke the ring's rules. Only a fresh start lifts this.
-    Faulted,
-    /// It does not lie in memory as it should. Lifted when its place or the memory changes.
-    Misplaced,
-}
 
 /// A queue on its core.
 #[derive(Debug)]
@@ -34,7 +26,7 @@ struct Running {
 #[derive(Debug)]
 pub(crate) struct Draining {
     remains: Receiver<Remains>,
-    meter: Arc<Meter>,
+    queue: Running,
 }
 
 /// Requests in flight when the deadline came.
@@ -128,9 +120,19 @@ impl Vring {
     /// Tells its queue, if one runs, to take nothing more.
     pub(crate) fn begin_stop(&mut self) {
         self.service = match std::mem::take(&mut self.service) {
-            Service::Running(Running { core, id, meter, .. }) => Service::Draining(Draining { remains: core.stop(id), meter }),
+            Service::Running(queue) => Service::Draining(Draining { remains: queue.core.stop(queue.id), queue }),
             other => other,
         };
+    }
+
+    /// Lets a queue go on that was told to stop and has not come to an end. One that has is idle then.
+    pub(crate) fn resume(&mut self, disk: &Disk) {
+        self.service = match std::mem::take(&mut self.service) {
+            Service::Draining(draining) if draining.queue.core.resume(draining.queue.id) => Service::Running(draining.queue),
+            other => other,
+        };
+        // What could not be resumed has left its remains, or will never.
+        let _ = self.finish_stop(disk, Deadline::after(std::time::Duration::ZERO));
     }
 
     /// Waits until nothing of it flies any more, and remembers where to go on.
@@ -161,7 +163,7 @@ impl Draining {
 
     /// Requests in flight right now.
     pub(crate) fn outstanding(&self) -> u64 {
-        self.meter.in_flight()
+        self.queue.meter.in_flight()
     }
 
     /// Waits for the queue's end. Where its ring goes on, unless the whole core has quit, and the queue with it.
@@ -171,7 +173,7 @@ impl Draining {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => return Err(Hung { outstanding: self.outstanding() }),
         };
-        disk.meters.end(&self.meter);
+        disk.meters.end(&self.queue.meter);
         // Dropped here, off the core, and with it this queue's hold on the guest's memory.
         Ok(remains.map(|remains| remains.downcast::<QueueRemains>().expect("a queue's remains").base))
     }
