@@ -89,8 +89,19 @@ impl Session {
     /// A session of another process, up to where its rings go on. Its memory is mapped, pinned if it is to be, and known
     /// to the cores; nothing of it is written to.
     pub(crate) fn unpack(served: Arc<Served>, parcel: SessionParcel, pin: Option<&Pin>) -> Result<Self, UnpackError> {
-        let SessionParcel { socket, unread, features, protocol_features, status, cache_wanted, config_changed, memory, rings, front_end } =
-            parcel;
+        let SessionParcel {
+            socket,
+            unread,
+            features,
+            protocol_features,
+            status,
+            cache_wanted,
+            config_changed,
+            memory,
+            rings,
+            inflight,
+            front_end,
+        } = parcel;
         let mut session = Self::new(served, socket.into_owned()?);
         let strange = features.unwrap_or(0) & !session.offered() | protocol_features & !protocol::OFFERED;
         if strange != 0 {
