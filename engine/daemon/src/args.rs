@@ -145,6 +145,14 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) wait_for_rpc: bool,
 
+    /// Takes over from the daemon that runs on the RPC socket, without its guests noticing
+    ///
+    /// This one starts its cores and checks that it can serve everything that the other one serves; then that one stops
+    /// its queues, this one goes on with them, and that one ends. If anything is in the way, this one says so and ends, and
+    /// the other one goes on. Disks and controllers are the other one's; the remaining options are this one's own.
+    #[arg(long, conflicts_with_all = ["config", "wait_for_rpc"])]
+    pub(crate) takeover: bool,
+
     /// What is logged: this level and those before it
     #[arg(long, value_name = "LEVEL", default_value = "NOTICE", ignore_case = true, value_parser = level_parser())]
     pub(crate) log_level: Level,

@@ -154,12 +154,15 @@ impl Link {
         rustix::net::sockopt::socket_peercred(&self.socket).ok().map(|peer| peer.pid.as_raw_nonzero().get())
     }
 
-    /// Another handle of the same connection.
+    /// Waits until the next message has begun to come, or the other end is closed; false if neither is so by then.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
-    pub fn try_clone(&self) -> io::Result<UnixStream> {
-        self.socket.try_clone()
+    /// [`LinkError::Broken`].
+    pub fn wait(&self, patience: Duration) -> Result<bool, LinkError> {
+        match Deadline::after(patience).wait(&self.socket, PollFlags::IN) {
+            Err(LinkError::Late { .. }) => Ok(false),
+            waited => waited.map(|()| true),
+        }
     }
 
     /// Sends a message.
