@@ -40,6 +40,7 @@ pub struct SessionParcel {
     pub(crate) memory: Vec<RegionParcel>,
     pub(crate) rings: Vec<RingParcel>,
     pub(crate) inflight: Option<InflightParcel>,
+    pub(crate) log: Option<LogParcel>,
     pub(crate) front_end: Option<FrontEndParcel>,
 }
 
@@ -86,6 +87,15 @@ pub(crate) struct InflightParcel {
     pub(crate) offset: u64,
     pub(crate) queues: u16,
     pub(crate) size: u16,
+    pub(crate) file: Fd,
+}
+
+/// The memory in which is marked what was written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogParcel {
+    pub(crate) offset: u64,
+    pub(crate) len_bytes: u64,
     pub(crate) file: Fd,
 }
 

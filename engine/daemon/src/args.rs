@@ -86,7 +86,7 @@ fn after_help() -> String {
 pub(crate) enum ModeName {
     /// Spins for a while, then sleeps until a request, a completion or a message wakes it
     Adaptive,
-    /// Never sleeps: the least latency, for a whole core each
+    /// Never sleeps while it serves a guest: the least latency, for a whole core each
     Poll,
 }
 

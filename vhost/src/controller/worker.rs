@@ -270,6 +270,8 @@ impl Worker {
         };
         let outcome = session.settle();
         let _ = reply.send(now_ns());
+        // What was asked of it meanwhile is looked at once more.
+        self.shared.wake();
         match outcome {
             Ok(()) => Phase::Serving(session),
             Err(end) => self.part(*session, &end),

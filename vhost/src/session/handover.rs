@@ -15,7 +15,8 @@ use super::requests::{RING_SIZE_MAX, is_eventfd};
 use super::vring::{Hung, Vring};
 use super::{Refusal, Served, Session};
 use crate::controller::Pin;
-use crate::handover::{FrontEndParcel, Place, Places, RegionParcel, RingParcel, SessionParcel, now_ns};
+use crate::dirty::DirtyLog;
+use crate::handover::{FrontEndParcel, LogParcel, Place, Places, RegionParcel, RingParcel, SessionParcel, now_ns};
 use crate::message::{Inlet, RegionOffer, RegionPlace};
 use crate::ring::RingAddresses;
 
@@ -58,6 +59,7 @@ impl Session {
             memory: self.memory.map().ranges().iter().map(region).collect::<io::Result<_>>()?,
             rings: self.vrings.iter().map(pack_ring).collect::<io::Result<_>>()?,
             inflight: self.inflight.as_ref().map(Inflight::pack).transpose()?,
+            log: self.log.as_ref().map(|log| log.pack()).transpose()?,
             front_end: self.front_end.as_ref().map(FrontEnd::pack).transpose()?,
         })
     }
@@ -100,6 +102,7 @@ impl Session {
             memory,
             rings,
             inflight,
+            log,
             front_end,
         } = parcel;
         let mut session = Self::new(served, socket.into_owned()?);
@@ -114,6 +117,7 @@ impl Session {
         session.front_end = front_end.map(unpack_front_end).transpose()?;
         let inflight = inflight.map(|parcel| Inflight::unpack(parcel, session.served.queues_max)).transpose();
         session.inflight = inflight.map_err(Refusal::from)?;
+        session.log = log.map(unpack_log).transpose()?;
         if rings.len() != session.vrings.len() {
             return Err(form("the number of rings"));
         }
@@ -185,6 +189,11 @@ fn unpack_ring(parcel: RingParcel) -> Result<Vring, UnpackError> {
     (vring.size, vring.started, vring.enabled, vring.ran, vring.anew) = (size, started, enabled, ran, anew);
     (vring.kick, vring.call, vring.error) = (eventfd(kick)?, eventfd(call)?, eventfd(error)?);
     Ok(vring)
+}
+
+fn unpack_log(parcel: LogParcel) -> Result<Arc<DirtyLog>, UnpackError> {
+    let LogParcel { offset, len_bytes, file } = parcel;
+    Ok(Arc::new(DirtyLog::map(&file.into_owned()?, offset, len_bytes).map_err(Refusal::from)?))
 }
 
 fn unpack_front_end(parcel: FrontEndParcel) -> Result<FrontEnd, UnpackError> {
