@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -163,6 +164,14 @@ impl Link {
             Err(LinkError::Late { .. }) => Ok(false),
             waited => waited.map(|()| true),
         }
+    }
+
+    /// Closes it in one direction or both, for every handle of it.
+    ///
+    /// # Errors
+    /// When the other end has done so before.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.socket.shutdown(how)
     }
 
     /// Sends a message.

@@ -195,6 +195,7 @@ fn make(engine: &Engine, calls: &[(String, Value)], inherited: Inherited) -> Res
 
 /// From "ready" to running queues. Answers how long each disk stood still.
 fn switch(engine: &Engine, offer: &Offer, link: &Link, events: &Events) -> Result<Vec<Blackout>, TakingError> {
+    tracing::info!("ready to go on with what the running daemon serves");
     link.send(&FromNew::Ready, ANSWER_TIME)?;
     let FromOld::Stopped(places) = hear(link, ANSWER_TIME)? else { return Err(TakingError::OutOfTurn) };
     if let Err(error) = place(engine, &places) {
@@ -254,7 +255,8 @@ fn announce_sizes(engine: &Engine, offer: &Offer) {
 fn begin_anew(engine: &Engine, offer: Offer, rpc: &Path, old: Option<&OwnedFd>) -> Result<Taken, TakingError> {
     tracing::warn!("the running daemon died before it had handed over: beginning anew by its configuration");
     drop(std::mem::take(&mut *engine.disks()));
-    let Offer { calls, memories, blackouts, rpc: _, files: _, controllers: _ } = offer;
+    let Offer { calls, memories, blackouts, rpc: listener, files, controllers } = offer;
+    drop((listener, files, controllers));
     if let Some(old) = old {
         let end_time = Timespec::try_from(END_TIME).ok();
         if poll(&mut [PollFd::new(old, PollFlags::IN)], end_time.as_ref()).map_err(io::Error::from)? == 0 {
