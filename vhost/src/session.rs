@@ -291,11 +291,7 @@ impl Session {
     /// Brings everything into line after an event or a request: faulted queues stop, wanted ones start, notices go out.
     pub(crate) fn settle(&mut self) -> Result<(), End> {
         self.take_events();
-        for index in 0..self.served.queues_max {
-            if self.vrings[usize::from(index)].wanted() && self.features.is_some() {
-                self.start(index)?;
-            }
-        }
+        self.start_wanted()?;
         if self.runs() {
             self.notify_front_end();
             self.pin_memory();
@@ -333,7 +329,23 @@ impl Session {
         self.writeback.store(self.writeback(), Ordering::Relaxed);
     }
 
-    fn start(&mut self, index: u16) -> Result<(), End> {
+    /// Starts all queues that are wanted, side by side: a core is busy with others, and each of them would wait for it.
+    fn start_wanted(&mut self) -> Result<(), End> {
+        let mut outcome = Ok(());
+        for index in 0..self.served.queues_max {
+            if self.vrings[usize::from(index)].wanted() && self.features.is_some() {
+                outcome = outcome.and_then(|()| self.begin_start(index));
+            }
+        }
+        // Also after an error: what was begun ends as it should.
+        for (index, vring) in (0..).zip(&mut self.vrings) {
+            let finished = vring.finish_start(&self.served.disk).map_err(|source| End::Open { index, source });
+            outcome = outcome.and(finished.map(drop));
+        }
+        outcome
+    }
+
+    fn begin_start(&mut self, index: u16) -> Result<(), End> {
         let at = usize::from(index);
         let ring = match self.ring(at) {
             Ok(ring) => ring,
@@ -387,8 +399,7 @@ impl Session {
             poke: Arc::clone(&self.served.poke),
             meter: self.served.disk.meters.start(),
         };
-        vring.start(&self.served.cores[core], setup).map_err(|source| End::Open { index, source })?;
-        (vring.ran, vring.anew) = (true, false);
+        vring.begin_start(&self.served.cores[core], setup);
         Ok(())
     }
 

@@ -130,7 +130,13 @@ impl Mailbox {
     /// # Errors
     /// What the recipe answers; [`OpenError::Gone`] if the core has quit.
     pub fn add(&self, recipe: Recipe) -> Result<PollerId, OpenError> {
-        self.ask(|reply| Command::Add(recipe, reply)).recv().unwrap_or(Err(OpenError::Gone))
+        self.begin_add(recipe).recv().unwrap_or(Err(OpenError::Gone))
+    }
+
+    /// The same without waiting. The receiver yields when it runs, or why it does not; nothing if the core has quit.
+    #[must_use]
+    pub fn begin_add(&self, recipe: Recipe) -> Receiver<Result<PollerId, OpenError>> {
+        self.ask(|reply| Command::Add(recipe, reply))
     }
 
     /// Asks a poller to stop. The receiver yields its remains once it has drained, which a hung device may delay for ever.

@@ -35,10 +35,20 @@ pub(crate) struct Hung {
     pub(crate) outstanding: u64,
 }
 
+/// A queue on its way to its core.
+#[derive(Debug)]
+struct Starting {
+    core: Mailbox,
+    id: Receiver<Result<PollerId, OpenError>>,
+    calls: (Sender<Option<OwnedFd>>, Receiver<Option<OwnedFd>>),
+    meter: Arc<Meter>,
+}
+
 #[derive(Debug, Default)]
 enum Service {
     #[default]
     Idle,
+    Starting(Starting),
     Running(Running),
     Draining(Draining),
 }
@@ -93,15 +103,28 @@ impl Vring {
         }
     }
 
-    /// Puts a queue on its core. `calls` is the receiving end that its setup holds.
-    pub(crate) fn start(&mut self, core: &Mailbox, setup: impl FnOnce(Receiver<Option<OwnedFd>>) -> QueueSetup) -> Result<(), OpenError> {
+    /// Sends a queue to its core. `calls` is the receiving end that its setup holds.
+    pub(crate) fn begin_start(&mut self, core: &Mailbox, setup: impl FnOnce(Receiver<Option<OwnedFd>>) -> QueueSetup) {
         assert!(matches!(self.service, Service::Idle), "a ring has one queue");
         let calls = bounded(1);
         let setup = setup(calls.1.clone());
-        let (disk, meter) = (Arc::clone(&setup.disk), Arc::clone(&setup.meter));
-        let id = core.add(recipe(setup)).inspect_err(|_| disk.meters.end(&meter))?;
-        self.service = Service::Running(Running { core: core.clone(), id, calls, meter });
-        Ok(())
+        let meter = Arc::clone(&setup.meter);
+        self.service = Service::Starting(Starting { core: core.clone(), id: core.begin_add(recipe(setup)), calls, meter });
+    }
+
+    /// Waits until a queue that was sent to its core runs there. Whether there was one.
+    pub(crate) fn finish_start(&mut self, disk: &Disk) -> Result<bool, OpenError> {
+        let Starting { core, id, calls, meter } = match std::mem::take(&mut self.service) {
+            Service::Starting(starting) => starting,
+            other => {
+                self.service = other;
+                return Ok(false);
+            }
+        };
+        let id = id.recv().unwrap_or(Err(OpenError::Gone)).inspect_err(|_| disk.meters.end(&meter))?;
+        self.service = Service::Running(Running { core, id, calls, meter });
+        (self.ran, self.anew) = (true, false);
+        Ok(true)
     }
 
     /// Gives a running queue another eventfd; the latest one wins.
@@ -149,7 +172,7 @@ impl Vring {
     pub(crate) fn into_draining(self) -> Option<Draining> {
         match self.service {
             Service::Idle => None,
-            Service::Running(_) => unreachable!("a session ends by stopping its queues"),
+            Service::Starting(_) | Service::Running(_) => unreachable!("a session ends by stopping its queues"),
             Service::Draining(draining) => Some(draining),
         }
     }
