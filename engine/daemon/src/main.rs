@@ -6,6 +6,7 @@ mod bench;
 mod config;
 mod cores;
 mod counts;
+mod detach;
 mod disks;
 mod engine;
 mod events;
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(text) = args.completions.map(args::completions).or_else(|| args.man.then(args::manual)) {
         return if std::io::stdout().write_all(&text).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if args.detach {
+        return detach::start(&args.rpc_socket());
     }
     let log = Log::start(args.log_level, &args.log_flags);
     limits::apply();

@@ -272,3 +272,23 @@ fn a_service_manager_hears_which_process_to_look_at() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn one_that_is_detached_ends_when_the_other_serves_and_fails_if_it_does_not() {
+    let daemon = daemon();
+    let detach = |more: &[&str]| command(daemon.folder()).args(["--takeover", "--detach"]).args(more).output().unwrap();
+    daemon.done("vhost_create_blk_controller", json!({"ctrlr": "vm2", "dev_name": "memory", "cpumask": "0x2"}));
+    let failed = detach(&["--cores", "0"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("cpumask"), "{}", String::from_utf8_lossy(&failed.stderr));
+    // Its log would keep a pipe open for as long as it runs.
+    let status = command(daemon.folder()).args(["--takeover", "--detach"]).stderr(std::process::Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let pid = daemon.done("framework_get_reactors", Value::Null)["pid"].as_i64().unwrap();
+    let next = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    assert_ne!(next.as_raw_nonzero().get(), daemon.pid());
+    let gone = rustix::process::pidfd_open(next, rustix::process::PidfdFlags::empty()).unwrap();
+    rustix::process::kill_process(next, Signal::TERM).unwrap();
+    rustix::event::poll(&mut [rustix::event::PollFd::new(&gone, rustix::event::PollFlags::IN)], None).unwrap();
+    assert!(daemon.wait().status.success());
+}
