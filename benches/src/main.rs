@@ -19,6 +19,7 @@ mod rows;
 mod scenario;
 mod servers;
 mod table;
+mod takeover;
 mod wakeups;
 mod work;
 
@@ -88,15 +89,17 @@ pub(crate) struct Pace {
     pub(crate) rounds_max: u32,
     /// How long nothing is asked where that is measured: 0.05 % of it can be told from nothing.
     pub(crate) silence: Duration,
+    /// How often one process takes over from another.
+    pub(crate) takeovers: u32,
 }
 
 impl Pace {
     fn of(quick: bool) -> Self {
         let (ms, seconds) = (Duration::from_millis, Duration::from_secs);
         if quick {
-            Self { warm_up: ms(60), window: ms(250), windows: 5, rounds_max: 7, silence: seconds(8) }
+            Self { warm_up: ms(60), window: ms(250), windows: 5, rounds_max: 7, silence: seconds(8), takeovers: 20 }
         } else {
-            Self { warm_up: ms(100), window: seconds(1), windows: 9, rounds_max: 18, silence: seconds(20) }
+            Self { warm_up: ms(100), window: seconds(1), windows: 9, rounds_max: 18, silence: seconds(20), takeovers: 200 }
         }
     }
 }
@@ -218,6 +221,7 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
             attach::print(&figures);
             Ran::of_figures(&figures)
         }
+        Scenario::Takeover => takeover::run(place, folder, pace),
         Scenario::Budgets => {
             let beside = place.spineld.parent().ok_or("spineld lies nowhere")?;
             budgets::run(&budgets::counted(beside)?, place.packages.as_ref(), folder, accept).map(|()| Ran::default())

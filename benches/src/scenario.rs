@@ -11,6 +11,8 @@ pub(crate) enum Scenario {
     Wakeups,
     /// What others notice while a guest with 16 GiB attaches and detaches
     Attach,
+    /// How long ten disks under verified load stand still while another spineld takes over, 200 times
+    Takeover,
     /// Processor time with ten volumes attached: without I/O, and with 100 reads a second
     #[value(alias = "idle")]
     M2,

@@ -122,13 +122,27 @@ impl Spineld {
         // Its threads that poll pin themselves; those that answer calls may run where there is room.
         let both = [place.cores.engine, place.cores.client];
         let mut daemon = place.on(&both, || Ok(Daemon::start(binary, &all, sockets.path(), &log)?))?;
-        let reactors = daemon.call("framework_get_reactors", Value::Null)?;
-        let pid = reactors["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or("spineld does not say its process id")?;
+        let pid = pid_of(&mut daemon)?;
         Ok(Self { daemon, pid, _sockets: sockets })
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Has another one take over from it. From then on it is that one.
+    pub(crate) fn take_over(&mut self, place: &Place) -> Result<(), Failure> {
+        let (engine, spin_us) = (place.cores.engine.to_string(), SPIN_US.to_string());
+        let arguments = ["--cores", &engine, "--spin-us", &spin_us];
+        let both = [place.cores.engine, place.cores.client];
+        place.on(&both, || Ok(self.daemon.take_over(&place.spineld, &arguments)?))?;
+        self.pid = pid_of(&mut self.daemon)?;
+        Ok(())
+    }
+
+    /// For how long disks stood still when one took over from another: its answer to spinel_get_takeovers.
+    pub(crate) fn takeovers(&mut self) -> Result<Value, Failure> {
+        Ok(self.daemon.call("spinel_get_takeovers", Value::Null)?)
     }
 
     /// Serves a disk that answers at once and moves no data.
@@ -137,9 +151,14 @@ impl Spineld {
         Ok(self.daemon.serve(name, false)?)
     }
 
-    /// Serves a disk in memory, all of which is there: it has been written once.
+    /// Serves a disk in memory.
     pub(crate) fn memory(&mut self, name: &str) -> Result<PathBuf, Failure> {
-        self.daemon.call("bdev_malloc_create", json!({"name": name, "block_size": 512, "num_blocks": DISK_BYTES / 512}))?;
+        self.memory_of(name, DISK_BYTES)
+    }
+
+    /// Serves a disk of so many bytes in memory.
+    pub(crate) fn memory_of(&mut self, name: &str, len_bytes: u64) -> Result<PathBuf, Failure> {
+        self.daemon.call("bdev_malloc_create", json!({"name": name, "block_size": 512, "num_blocks": len_bytes / 512}))?;
         Ok(self.daemon.serve(name, false)?)
     }
 
@@ -172,6 +191,11 @@ impl Spineld {
     pub(crate) fn stop(self) -> Result<(), Failure> {
         Ok(self.daemon.stop()?)
     }
+}
+
+fn pid_of(daemon: &mut Daemon) -> Result<u32, Failure> {
+    let reactors = daemon.call("framework_get_reactors", Value::Null)?;
+    reactors["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or_else(|| "spineld does not say its process id".into())
 }
 
 /// A running qemu-storage-daemon with one export.

@@ -25,11 +25,12 @@ use spinel_mem::Region;
 pub use listener::ListenError;
 use listener::Listener;
 pub use mover::{MoveError, Mover};
-use worker::{Command, Pinner, Worker};
+use worker::{Beginning, Command, Pinner, Worker};
 
 use crate::blk::Disk;
+use crate::handover::{ControllerParcel, Places};
 use crate::queue::Poked;
-use crate::session::{Places, Served, SessionInfo};
+use crate::session::{Homes, Served, Session, SessionInfo, UnpackError};
 
 /// Most queues of one disk.
 pub const QUEUES_MAX: u16 = 64;
@@ -70,12 +71,65 @@ pub enum ControllerError {
     /// The socket could not be made.
     #[error("the controller's socket could not be made: {0}")]
     Listen(#[from] ListenError),
+    /// What another process has handed over cannot be served here.
+    #[error("the client of {name} cannot be taken over: {because}")]
+    Parcel {
+        /// The controller.
+        name: String,
+        /// What is wrong with it.
+        because: String,
+    },
     /// The operating system has run out of something.
     #[error("the system refused: {doing}")]
     System {
         /// What was being done.
         doing: &'static str,
         /// Its answer.
+        source: io::Error,
+    },
+}
+
+/// Why a controller cannot be handed over. It goes on, or does once it is [resumed](Controller::begin_resume).
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// Requests of a client that has gone are still out.
+    #[error("{name} waits for {outstanding} requests of a client that has gone")]
+    Quarantined {
+        /// The controller.
+        name: String,
+        /// Requests in flight.
+        outstanding: u64,
+    },
+    /// Requests did not come back after their queue was told to stop.
+    #[error("{name} has {outstanding} requests that did not come back within {} ms", patience.as_millis())]
+    Hung {
+        /// The controller.
+        name: String,
+        /// Requests in flight.
+        outstanding: u64,
+        /// How long they were waited for.
+        patience: Duration,
+    },
+    /// It was stopped, or is in no state to do this.
+    #[error("{name} cannot do this now")]
+    Unready {
+        /// The controller.
+        name: String,
+    },
+    /// What was handed over does not fit.
+    #[error("the client of {name} does not go on here: {because}")]
+    Misfit {
+        /// The controller.
+        name: String,
+        /// What is wrong.
+        because: String,
+    },
+    /// No descriptor is left.
+    #[error("{name} cannot be handed over: no descriptor is left")]
+    Descriptors {
+        /// The controller.
+        name: String,
+        /// The system's answer.
         source: io::Error,
     },
 }
@@ -162,15 +216,16 @@ impl fmt::Debug for Controller {
     }
 }
 
-/// Each controller begins one core further, so that disks with one queue spread as well.
-static FIRST_CORE: AtomicUsize = AtomicUsize::new(0);
+/// What a controller's thread is made of, before there is one.
+struct Prepared {
+    served: Arc<Served>,
+    socket_path: PathBuf,
+    shared: Arc<Shared>,
+    pinner: Option<Pinner>,
+}
 
-impl Controller {
-    /// Makes the socket and serves whoever connects.
-    ///
-    /// # Errors
-    /// [`ControllerError`], and then nothing has changed.
-    pub fn start(config: ControllerConfig) -> Result<Self, ControllerError> {
+impl Prepared {
+    fn new(config: ControllerConfig) -> Result<Self, ControllerError> {
         let ControllerConfig { name, socket_path, disk, cores, queues_max, drain_deadline, pin_guest_memory } = config;
         if queues_max == 0 || queues_max > QUEUES_MAX {
             return Err(ControllerError::Queues { queues: queues_max });
@@ -181,30 +236,111 @@ impl Controller {
         let system = |doing| move |source| ControllerError::System { doing, source };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let poke = Arc::new(Poked(wake.map_err(|errno| system("making an eventfd")(errno.into()))?));
-        let listener = Listener::bind(&socket_path)?;
         let (resized, reopens) = (AtomicBool::new(false), AtomicBool::new(false));
         let shared = Arc::new(Shared { state: Locked::new(ControllerState::Listening), resized, reopens, poke });
-        let core_ids = cores.iter().map(Mailbox::core).collect();
         let pinner = pin_guest_memory.map(|pin| Pinner::start(&name, pin, &shared)).transpose();
         let pinner = pinner.map_err(system("starting a thread that pins memory"))?;
         let served = Arc::new(Served {
             disk: Arc::new(disk),
-            places: Places::spread(queues_max, FIRST_CORE.fetch_add(1, Ordering::Relaxed) % cores.len(), cores.len()),
+            homes: Homes::spread(queues_max, FIRST_CORE.fetch_add(1, Ordering::Relaxed) % cores.len(), cores.len()),
             cores: cores.into(),
             queues_max,
             drain_deadline,
             pins: pinner.as_ref().map(Pinner::jobs),
             poke: Arc::clone(&shared.poke),
-            name: name.clone(),
+            name,
         });
+        Ok(Self { served, socket_path, shared, pinner })
+    }
+
+    fn run(self, listener: Listener, beginning: Beginning) -> Result<Controller, ControllerError> {
+        let Self { served, socket_path, shared, pinner } = self;
+        let Served { name, queues_max, drain_deadline, .. } = &*served;
+        let (name, queues_max, drain_deadline) = (name.clone(), *queues_max, *drain_deadline);
+        let core_ids = served.cores.iter().map(Mailbox::core).collect();
         // Without a bound, because only then are commands that came too late dropped with the receiver, and their replies with
         // them. Each caller waits for its own.
         let (commands, received) = unbounded();
         let worker = Worker::new(served, Arc::clone(&shared), received, pinner);
-        let thread = std::thread::Builder::new().name(format!("vhost-{name}")).spawn(move || worker.run(listener));
-        let thread = Locked::new(Some(thread.map_err(system("starting a thread"))?));
+        let thread = std::thread::Builder::new().name(format!("vhost-{name}")).spawn(move || worker.run(listener, beginning));
+        let thread = thread.map_err(|source| ControllerError::System { doing: "starting a thread", source })?;
         tracing::info!(controller = name, socket = %socket_path.display(), queues = queues_max, "listening");
-        Ok(Self { name, socket_path, queues_max, core_ids, drain_deadline, shared, commands, thread })
+        Ok(Controller { name, socket_path, queues_max, core_ids, drain_deadline, shared, commands, thread: Locked::new(Some(thread)) })
+    }
+}
+
+/// Each controller begins one core further, so that disks with one queue spread as well.
+static FIRST_CORE: AtomicUsize = AtomicUsize::new(0);
+
+impl Controller {
+    /// Makes the socket and serves whoever connects.
+    ///
+    /// # Errors
+    /// [`ControllerError`], and then nothing has changed.
+    pub fn start(config: ControllerConfig) -> Result<Self, ControllerError> {
+        let prepared = Prepared::new(config)?;
+        let listener = Listener::bind(&prepared.socket_path)?;
+        prepared.run(listener, Beginning::Listening)
+    }
+
+    /// Takes one over from another process: holds its socket and its client, and does nothing with either until it is
+    /// [resumed](Self::begin_resume). Whatever takes long is done here: mapping and pinning memory, and letting the cores know of it.
+    ///
+    /// # Errors
+    /// [`ControllerError`], and then nothing has changed, here or for the client.
+    pub fn adopt(config: ControllerConfig, parcel: ControllerParcel) -> Result<Self, ControllerError> {
+        let pin = config.pin_guest_memory.clone();
+        let prepared = Prepared::new(ControllerConfig { socket_path: parcel.socket_path, ..config })?;
+        let refused = |error: UnpackError| ControllerError::Parcel { name: prepared.served.name.clone(), because: error.to_string() };
+        let socket = parcel.listener.into_owned().map_err(|error| refused(error.into()))?;
+        let listener = Listener::adopt(socket, &prepared.socket_path)?;
+        let unpack = |session| Session::unpack(Arc::clone(&prepared.served), session, pin.as_ref()).map(Box::new);
+        let session = parcel.session.map(unpack).transpose().map_err(refused)?;
+        prepared.run(listener, Beginning::Held(session))
+    }
+
+    /// Holds its client and its socket as they are, but for the queues, which go on; says what there is to hand over. Its
+    /// front end waits for answers from now on, and new clients in the backlog.
+    ///
+    /// # Errors
+    /// [`HandOverError`], and then it goes on as before.
+    pub fn hold(&self) -> Result<ControllerParcel, HandOverError> {
+        self.ask(|reply| Command::Hold { reply }).recv().map_err(|_| self.unready())?
+    }
+
+    /// Tells the queues of a held controller to stop, and waits for what is in flight no longer than `patience`. The
+    /// receiver yields where the rings go on.
+    #[must_use]
+    pub fn begin_pause(&self, patience: Duration) -> Receiver<Result<Places, HandOverError>> {
+        self.ask(|reply| Command::Pause { patience, reply })
+    }
+
+    /// Tells an adopted controller where its rings go on.
+    ///
+    /// # Errors
+    /// [`HandOverError`] if that cannot be.
+    pub fn place(&self, places: Places) -> Result<(), HandOverError> {
+        self.ask(|reply| Command::Place { places, reply }).recv().map_err(|_| self.unready())?
+    }
+
+    /// Lets a held controller serve: its client goes on, and others may come. The receiver yields when the queues run, by
+    /// [`now_ns`](crate::now_ns).
+    #[must_use]
+    pub fn begin_resume(&self) -> Receiver<u64> {
+        self.ask(|reply| Command::Resume { reply })
+    }
+
+    fn unready(&self) -> HandOverError {
+        HandOverError::Unready { name: self.name.clone() }
+    }
+
+    /// Sends a command. A thread that has ended drops it, and its reply with it.
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Receiver<T> {
+        let (reply, answer) = bounded(1);
+        if self.commands.send(command(reply)).is_ok() {
+            self.shared.wake();
+        }
+        answer
     }
 
     /// What it is now.
@@ -246,14 +382,9 @@ impl Controller {
     /// [`StopError`] if requests did not come back. Then nobody is served any more, and all
     /// is freed when they do; calling again answers whether they have.
     pub fn stop(&self, deadline: Duration) -> Result<(), StopError> {
-        let (reply, answer) = bounded(1);
-        let answer: Receiver<Result<(), u64>> = answer;
-        // Both fail only once the thread has ended, which it does when everything is free.
-        if self.commands.send(Command::Stop { deadline, reply }).is_ok() {
-            self.shared.wake();
-            if let Ok(Err(outstanding)) = answer.recv() {
-                return Err(StopError { name: self.name.clone(), outstanding });
-            }
+        // It fails only once the thread has ended, which it does when everything is free.
+        if let Ok(Err(outstanding)) = self.ask(|reply| Command::Stop { deadline, reply }).recv() {
+            return Err(StopError { name: self.name.clone(), outstanding });
         }
         if let Some(thread) = locked(&self.thread).take() {
             assert!(thread.join().is_ok(), "the thread of {} panicked", self.name);

@@ -3,12 +3,15 @@
 //! A page is marked after it was written, and before the guest can see that it was: whoever
 //! finds the mark, takes it back and copies the page then copies what was written.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use spinel_core::mem::{Array, GuestMap, Segment};
+use spinel_handover::Fd;
 use spinel_mem::{BoundsError, MapError, Region};
 
+use crate::handover::LogParcel;
 use crate::memory::on_memory;
 
 /// Bytes of guest memory that one bit stands for (vhost-user: `VHOST_LOG_PAGE`).
@@ -43,6 +46,12 @@ impl DirtyLog {
         on_memory(fd).map_err(|magic| LogError::FileSystem { magic })?;
         let region = Region::of_file(fd.as_fd(), offset, len_bytes)?;
         Ok(Self { bytes: region.array(0, count)? })
+    }
+
+    /// As it travels to another process.
+    pub(crate) fn pack(&self) -> io::Result<LogParcel> {
+        let file = self.bytes.region().file().expect("a log is of a file");
+        Ok(LogParcel { offset: file.offset, len_bytes: self.bytes.region().len_bytes(), file: Fd::of(&file.fd)? })
     }
 
     /// Whether it has a bit for every page of this memory.

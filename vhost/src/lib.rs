@@ -20,6 +20,7 @@
 pub mod blk;
 mod controller;
 mod dirty;
+mod handover;
 mod memory;
 mod message;
 mod queue;
@@ -28,10 +29,11 @@ mod session;
 
 pub use blk::{BlkFeatures, Disk};
 pub use controller::{
-    Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, ListenError, MoveError, Mover, Pin, QUEUES_MAX,
-    StopError,
+    Controller, ControllerConfig, ControllerError, ControllerInfo, ControllerState, HandOverError, ListenError, MoveError, Mover, Pin,
+    QUEUES_MAX, StopError,
 };
 pub use dirty::{DirtyLog, RingLog, Stretch};
+pub use handover::{ControllerParcel, Places, SessionParcel, now_ns};
 pub use queue::{Poked, QueueEvent, QueueRemains, QueueSetup, recipe};
 pub use ring::{AnyRing, PackedRing, RecordError, RecordPlace, RingAddresses, RingError, RingFault, RingFeatures, SplitRing};
 pub use session::{MemoryInfo, QueueInfo, SessionInfo};

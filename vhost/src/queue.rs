@@ -184,6 +184,8 @@ struct Queue<R> {
     state: State,
     /// The channel had no room when it was last asked: only time may give it some, and it is told of that by polling it.
     shut: bool,
+    /// What it was before it was told to stop.
+    before: State,
     kicks_wanted: bool,
     watch: Option<Watch>,
     losses: usize,
@@ -220,6 +222,7 @@ impl<R: Ring> Queue<R> {
             waits: None,
             state: State::Running,
             shut: false,
+            before: State::Running,
             kicks_wanted: true,
             watch,
             losses: 0,
@@ -451,10 +454,8 @@ impl<R: Ring> Queue<R> {
     }
 
     fn fault(&mut self, fault: RingFault) {
-        // One that was told to stop still does: nothing else would ever end it.
-        if self.state == State::Running {
-            self.state = State::Faulted;
-        }
+        // One that stops does so all the same.
+        *if self.state == State::Stopping { &mut self.before } else { &mut self.state } = State::Faulted;
         self.owes = false;
         // The session may be gone already; then nobody needs to know.
         let _ = self.setup.events.send(QueueEvent::Fault { index: self.setup.index, fault });
@@ -570,8 +571,19 @@ impl<R: Ring> Poller for Queue<R> {
     }
 
     fn stop(&mut self) {
-        self.state = State::Stopping;
+        if self.state != State::Stopping {
+            self.before = self.state;
+            self.state = State::Stopping;
+        }
         self.channel.let_go();
+    }
+
+    fn resume(&mut self) -> bool {
+        if self.state == State::Stopping {
+            self.state = self.before;
+        }
+        self.channel.hold_on();
+        true
     }
 
     fn retire(mut self: Box<Self>, core: &mut Core) -> Remains {

@@ -9,8 +9,9 @@ mod deadline;
 mod describe;
 pub(crate) mod feature;
 mod front_end;
+mod handover;
+mod homes;
 mod inflight;
-mod places;
 mod quarantine;
 mod requests;
 mod vring;
@@ -30,13 +31,16 @@ pub(crate) use deadline::Deadline;
 pub use describe::{MemoryInfo, QueueInfo, SessionInfo};
 use feature::protocol;
 use front_end::{Answer, FrontEnd};
+pub(crate) use handover::UnpackError;
+pub(crate) use homes::Homes;
 use inflight::{Inflight, InflightError};
-pub(crate) use places::Places;
 pub(crate) use quarantine::Quarantine;
-use vring::{Bar, Hung, Vring};
+pub(crate) use vring::Hung;
+use vring::Vring;
 
 use crate::blk::{self, BlkFeatures, Disk};
 use crate::dirty::{DirtyLog, LogError, RingLog, Stretch};
+use crate::handover::Bar;
 use crate::memory::{Leaving, Memory, MemoryError};
 use crate::message::{Code, Inlet, Message, ReadError, WriteError, reply, reply_with};
 use crate::queue::{Poked, QueueEvent, QueueSetup};
@@ -48,7 +52,7 @@ pub(crate) struct Served {
     pub(crate) disk: Arc<Disk>,
     pub(crate) cores: Arc<[Mailbox]>,
     /// On which of the cores each queue runs.
-    pub(crate) places: Places,
+    pub(crate) homes: Homes,
     pub(crate) queues_max: u16,
     pub(crate) drain_deadline: Duration,
     /// Regions to be pinned go here, if they are to be.
@@ -295,7 +299,7 @@ impl Session {
     /// for: the queue moves when they are back. If it cannot run there it goes on where it was, and the reason is answered.
     pub(crate) fn move_queue(&mut self, index: u16, to: usize) -> Result<Option<OpenError>, End> {
         let at = usize::from(index);
-        let from = self.served.places.put(index, to);
+        let from = self.served.homes.put(index, to);
         if from == to || self.vrings[at].core().is_none() {
             return Ok(None);
         }
@@ -305,7 +309,7 @@ impl Session {
         }
         match self.settle() {
             Err(End::Open { index: refused, source }) if refused == index => {
-                self.served.places.put(index, from);
+                self.served.homes.put(index, from);
                 self.settle()?;
                 Ok(Some(source))
             }
@@ -325,11 +329,7 @@ impl Session {
             let _ = vring.finish_stop(&self.served.disk, Deadline::after(Duration::ZERO));
         }
         self.take_events();
-        for index in 0..self.served.queues_max {
-            if self.vrings[usize::from(index)].wanted() && self.features.is_some() {
-                self.start(index)?;
-            }
-        }
+        self.start_wanted()?;
         if self.runs() {
             self.notify_front_end();
             self.pin_memory();
@@ -367,7 +367,23 @@ impl Session {
         self.writeback.store(self.writeback(), Ordering::Relaxed);
     }
 
-    fn start(&mut self, index: u16) -> Result<(), End> {
+    /// Starts all queues that are wanted, side by side: a core is busy with others, and each of them would wait for it.
+    fn start_wanted(&mut self) -> Result<(), End> {
+        let mut outcome = Ok(());
+        for index in 0..self.served.queues_max {
+            if self.vrings[usize::from(index)].wanted() && self.features.is_some() {
+                outcome = outcome.and_then(|()| self.begin_start(index));
+            }
+        }
+        // Also after an error: what was begun ends as it should.
+        for (index, vring) in (0..).zip(&mut self.vrings) {
+            let finished = vring.finish_start(&self.served.disk).map_err(|source| End::Open { index, source });
+            outcome = outcome.and(finished.map(drop));
+        }
+        outcome
+    }
+
+    fn begin_start(&mut self, index: u16) -> Result<(), End> {
         let at = usize::from(index);
         let ring = match self.ring(at) {
             Ok(ring) => ring,
@@ -399,7 +415,7 @@ impl Session {
                 "what was in flight when it was served last is done again"
             );
         }
-        let core = self.served.places.of(index);
+        let core = self.core_of(at);
         self.memory.announce(core);
         let vring = &mut self.vrings[at];
         let clone = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
@@ -421,9 +437,13 @@ impl Session {
             poke: Arc::clone(&self.served.poke),
             meter: self.served.disk.meters.start(),
         };
-        vring.start(&self.served.cores[core], setup).map_err(|source| End::Open { index, source })?;
-        (vring.ran, vring.anew) = (true, false);
+        vring.begin_start(&self.served.cores[core], setup);
         Ok(())
+    }
+
+    /// The core that serves a ring, by its place among the cores.
+    fn core_of(&self, at: usize) -> usize {
+        self.served.homes.of(u16::try_from(at).expect("at most 64 queues"))
     }
 
     fn ring(&self, at: usize) -> Result<AnyRing, RingError> {

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long a daemon may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether one of two processes has ended.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Why the daemon has not done what it should.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +71,33 @@ impl Daemon {
     /// [`DaemonError::Run`] or [`DaemonError::Deaf`].
     pub fn start(binary: &Path, arguments: &[&str], sockets: &Path, log: &Path) -> Result<Self, DaemonError> {
         let rpc = sockets.join("spineld.rpc");
-        let out = open_log(log)?;
-        let err = open_log(log)?;
-        let mut command = Command::new(binary);
-        command.arg("-r").arg(&rpc).arg("-S").arg(sockets).args(arguments);
-        command.stdin(Stdio::null()).stdout(out).stderr(err);
-        let mut process = Process::start("spineld", &mut command)?;
+        let mut process = spawn(binary, arguments, &rpc, sockets, log)?;
         let client = connect(&mut process, &rpc, log)?;
         Ok(Self { process, client, rpc, sockets: sockets.to_owned(), log: log.to_owned() })
+    }
+
+    /// Has another one take over, and waits until it serves and this one has ended. From then on it is that one.
+    ///
+    /// # Errors
+    /// [`DaemonError::Ended`] if the other one ends instead, or this one in disorder; [`DaemonError::Deaf`].
+    pub fn take_over(&mut self, binary: &Path, arguments: &[&str]) -> Result<(), DaemonError> {
+        let arguments = [&["--takeover"], arguments].concat();
+        let mut next = spawn(binary, &arguments, &self.rpc, &self.sockets, &self.log)?;
+        let deadline = Deadline::after(PATIENCE);
+        loop {
+            let ended = match self.process.wait_until(Deadline::after(LOOK))? {
+                Some(status) if status.success() => break,
+                Some(status) => Some(status.to_string()),
+                None => next.wait_until(Deadline::after(Duration::ZERO))?.map(|status| status.to_string()),
+            };
+            let late = deadline.left().is_none().then(|| format!("nothing was taken over within {} s", PATIENCE.as_secs()));
+            if let Some(how) = ended.or(late) {
+                return Err(DaemonError::Ended { how, tail: tail(&self.log, 15), log: self.log.clone() });
+            }
+        }
+        self.client = connect(&mut next, &self.rpc, &self.log)?;
+        self.process = next;
+        Ok(())
     }
 
     /// Calls a method.
@@ -138,6 +159,13 @@ impl Daemon {
     pub fn leave_running(self) -> u32 {
         self.process.leave_running()
     }
+}
+
+fn spawn(binary: &Path, arguments: &[&str], rpc: &Path, sockets: &Path, log: &Path) -> Result<Process, DaemonError> {
+    let mut command = Command::new(binary);
+    command.arg("-r").arg(rpc).arg("-S").arg(sockets).args(arguments);
+    command.stdin(Stdio::null()).stdout(open_log(log)?).stderr(open_log(log)?);
+    Ok(Process::start("spineld", &mut command)?)
 }
 
 /// Connects as soon as the daemon listens.

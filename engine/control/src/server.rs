@@ -30,14 +30,37 @@ pub const CONNECTIONS_MAX: usize = 256;
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether a server accepts: another process may be about to take its listener over.
+#[derive(Clone, Debug)]
+pub struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    /// No connection is accepted from now on; those that are there go on, and further ones wait in the listener's backlog.
+    pub fn close(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Accepts again.
+    pub fn open(&self) {
+        self.0.send_replace(false);
+    }
+}
+
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub struct Handle {
     stop: watch::Sender<bool>,
+    gate: Gate,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Handle {
+    /// What keeps connections waiting for a while.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
     /// Accepts no more, lets the method under way end and its reply be taken (for a second at
     /// most), closes every connection and joins both threads. Requests that were not started get
     /// no reply. The socket's file stays; whoever bound it removes it.
@@ -65,13 +88,14 @@ impl Drop for Handle {
 pub fn start(listener: UnixListener, service: Arc<dyn Service>) -> io::Result<Handle> {
     listener.set_nonblocking(true)?;
     let (stop, stopped) = watch::channel(false);
+    let (closed, is_closed) = watch::channel(false);
     let (jobs, queue) = mpsc::channel(CONNECTIONS_MAX);
     let (succeed, successes) = watch::channel(());
     let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
     let sockets = Builder::new().name("spinel-rpc-io".into()).spawn(move || match tokio_uring::Runtime::new(&tokio_uring::builder()) {
         Ok(runtime) => {
             let _ = ready.send(Ok(()));
-            if let Err(error) = runtime.block_on(serve(listener, Server { jobs, successes, stopped })) {
+            if let Err(error) = runtime.block_on(serve(listener, is_closed, Server { jobs, successes, stopped })) {
                 tracing::error!("the RPC server ended: {error}");
             }
         }
@@ -79,7 +103,7 @@ pub fn start(listener: UnixListener, service: Arc<dyn Service>) -> io::Result<Ha
             let _ = ready.send(Err(error));
         }
     })?;
-    let mut handle = Handle { stop, threads: vec![sockets] };
+    let mut handle = Handle { stop, gate: Gate(closed), threads: vec![sockets] };
     is_ready.recv().map_err(io::Error::other)??;
     let methods = Builder::new().name("spinel-rpc".into()).spawn(move || work(queue, &succeed, &*service))?;
     handle.threads.push(methods);
@@ -99,7 +123,7 @@ fn work(mut queue: mpsc::Receiver<Job>, succeed: &watch::Sender<()>, service: &d
     }
 }
 
-async fn serve(listener: UnixListener, mut server: Server) -> io::Result<()> {
+async fn serve(listener: UnixListener, mut is_closed: watch::Receiver<bool>, mut server: Server) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let mut connections = JoinSet::new();
     loop {
@@ -107,7 +131,7 @@ async fn serve(listener: UnixListener, mut server: Server) -> io::Result<()> {
         let accepted = tokio::select! {
             _ = server.stopped.wait_for(|stopped| *stopped) => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener) => accepted,
+            accepted = accept_if_open(&listener, &mut is_closed) => accepted,
         };
         match accepted {
             Ok(stream) => {
@@ -126,6 +150,18 @@ async fn serve(listener: UnixListener, mut server: Server) -> io::Result<()> {
     drop(server);
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+/// The next connection that comes while the gate is open.
+async fn accept_if_open(listener: &tokio::net::UnixListener, is_closed: &mut watch::Receiver<bool>) -> io::Result<StdStream> {
+    loop {
+        // The gate goes with the server's handle, which stops the server first.
+        let _ = is_closed.wait_for(|closed| !*closed).await;
+        tokio::select! {
+            accepted = accept(listener) => return accepted,
+            Ok(_) = is_closed.wait_for(|closed| *closed) => {}
+        }
+    }
 }
 
 /// The next connection. Accepting is tokio's own, because its listener hands out the stream before

@@ -46,4 +46,7 @@ pub trait Channel {
 
     /// It is to end soon: from now on nothing is held back only to keep a pace. A layer passes it on.
     fn let_go(&mut self) {}
+
+    /// It is not to end after all: takes `let_go` back.
+    fn hold_on(&mut self) {}
 }

@@ -62,6 +62,8 @@ pub enum Command {
     Add(Recipe, Sender<Result<PollerId, OpenError>>),
     /// Stops a poller; the reply comes when nothing of it flies any more.
     Stop(PollerId, Sender<Remains>),
+    /// Takes a stop back whose reply has not come. Says whether the poller goes on; if so, that reply never comes.
+    Resume(PollerId, Sender<bool>),
     /// Announces a region.
     Map(Arc<Region>, Sender<()>),
     /// Forgets a region; the reply carries it away, so that it is never unmapped on the core.
@@ -128,13 +130,25 @@ impl Mailbox {
     /// # Errors
     /// What the recipe answers; [`OpenError::Gone`] if the core has quit.
     pub fn add(&self, recipe: Recipe) -> Result<PollerId, OpenError> {
-        self.ask(|reply| Command::Add(recipe, reply)).recv().unwrap_or(Err(OpenError::Gone))
+        self.begin_add(recipe).recv().unwrap_or(Err(OpenError::Gone))
+    }
+
+    /// The same without waiting. The receiver yields when it runs, or why it does not; nothing if the core has quit.
+    #[must_use]
+    pub fn begin_add(&self, recipe: Recipe) -> Receiver<Result<PollerId, OpenError>> {
+        self.ask(|reply| Command::Add(recipe, reply))
     }
 
     /// Asks a poller to stop. The receiver yields its remains once it has drained, which a hung device may delay for ever.
     #[must_use]
     pub fn stop(&self, id: PollerId) -> Receiver<Remains> {
         self.ask(|reply| Command::Stop(id, reply))
+    }
+
+    /// Takes a stop back. False if it is too late, because the remains are there or on their way, or if the poller cannot.
+    #[must_use]
+    pub fn resume(&self, id: PollerId) -> bool {
+        self.ask(|reply| Command::Resume(id, reply)).recv().unwrap_or(false)
     }
 
     /// Announces a region and waits until the core knows it.

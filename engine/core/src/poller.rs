@@ -50,6 +50,11 @@ pub trait Poller {
     /// Takes no new work from now on.
     fn stop(&mut self);
 
+    /// Undoes `stop` while something still flies. Whether it goes on as before; a poller that cannot stays stopped.
+    fn resume(&mut self) -> bool {
+        false
+    }
+
     /// Gives up what it holds on this core. Called once, only after `Stopped`.
     fn retire(self: Box<Self>, core: &mut Core) -> Remains;
 }

@@ -48,6 +48,19 @@ under way have ended (10 seconds at most), and removes its sockets. Another one,
 half a second later or more, ends it at once. SIGHUP and SIGUSR1 are ignored.",
     ),
     (
+        "Upgrade",
+        "\
+A new binary goes on with what runs, without the guests noticing:
+  spineld --takeover
+It starts beside the running daemon, is given all that one has open, and that one
+ends: disks stand still for some milliseconds meanwhile. If it cannot serve
+everything, it says why and ends, and the running daemon goes on. It has to run as
+the same user, and names the same RPC socket; other options are its own, so that
+they can be changed in this way, too. Under systemd: 'systemctl reload spineld'.
+Counts begin at zero, and injected errors (bdev_error_inject_error) are forgotten.
+'spinelctl rpc spinel_get_takeovers' shows how long disks stood still.",
+    ),
+    (
         "Exit status",
         "\
 0 after a clean stop; 1 if it could not start, or if requests were still under
@@ -86,7 +99,7 @@ fn after_help() -> String {
 pub(crate) enum ModeName {
     /// Spins for a while, then sleeps until a request, a completion or a message wakes it
     Adaptive,
-    /// Never sleeps: the least latency, for a whole core each
+    /// Never sleeps while it serves a guest: the least latency, for a whole core each
     Poll,
 }
 
@@ -144,6 +157,18 @@ pub(crate) struct Args {
     /// Waits for the call framework_start_init before anything can be created
     #[arg(long)]
     pub(crate) wait_for_rpc: bool,
+
+    /// Takes over from the daemon that runs on the RPC socket, without its guests noticing
+    ///
+    /// This one starts its cores and checks that it can serve everything that the other one serves; then that one stops
+    /// its queues, this one goes on with them, and that one ends. If anything is in the way, this one says so and ends, and
+    /// the other one goes on. Disks and controllers are the other one's; the remaining options are this one's own.
+    #[arg(long, conflicts_with_all = ["config", "wait_for_rpc"])]
+    pub(crate) takeover: bool,
+
+    /// With --takeover: leaves the daemon in the background once it serves, and fails if it does not come to that
+    #[arg(long, requires = "takeover")]
+    pub(crate) detach: bool,
 
     /// What is logged: this level and those before it
     #[arg(long, value_name = "LEVEL", default_value = "NOTICE", ignore_case = true, value_parser = level_parser())]

@@ -11,6 +11,7 @@ use crate::bench::{BENCHES_MAX, Bench};
 use crate::counts::Counts;
 use crate::kinds::Kind;
 use crate::served::Served;
+use crate::takeover::Inherited;
 
 /// How many bdevs there may be.
 pub(crate) const BDEVS_MAX: usize = 4096;
@@ -66,6 +67,8 @@ pub(crate) struct Disks {
     benches_started: u64,
     /// How many mallocs were named by us.
     pub(crate) mallocs_named: u64,
+    /// What another process has handed over and nobody has taken into use yet.
+    pub(crate) inherited: Inherited,
 }
 
 impl Disks {

@@ -1,25 +1,50 @@
 //! The running engine: its reactors, its disks, its phase. Knows no method and no socket of the RPC.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use crossbeam_channel::Sender;
 use spinel_control::methods::Phase;
+use spinel_control::server::Gate;
 use spinel_core::Command;
+use spinel_handover::Link;
 use spinel_reactor::{Clock, Handle, ReactorConfig, StartError};
 use spinel_vhost::Pin;
 
 use crate::args::Args;
 use crate::cores::CoreList;
 use crate::disks::Disks;
+use crate::events::Event;
 use crate::kinds::chain;
 use crate::log::Log;
 use crate::scheduler::{Policy, Scheduler};
 use crate::served::Served;
+use crate::takeover::Blackouts;
 
 /// Ticks in a second, in every reply that counts ticks: they are nanoseconds.
 pub(crate) const TICK_RATE: u64 = 1_000_000_000;
+
+/// How RPC clients reach the engine, and its methods the main thread.
+pub(crate) struct Front {
+    /// What they connect to.
+    pub(crate) listener: OwnedFd,
+    /// What keeps them waiting.
+    pub(crate) gate: Gate,
+    /// The main thread's way to do what a method cannot.
+    pub(crate) events: Sender<Event>,
+}
+
+impl Front {
+    /// Has the main thread give everything to the process at the other end. Nothing may be changed from here on.
+    pub(crate) fn begin_handing_over(&self, engine: &Engine, link: Link) {
+        engine.handing_over.store(true, Ordering::Relaxed);
+        // It ends only with the process.
+        let _ = self.events.send(Event::HandOver(link));
+    }
+}
 
 /// Everything the methods work on.
 pub(crate) struct Engine {
@@ -28,6 +53,9 @@ pub(crate) struct Engine {
     vhost_folder: PathBuf,
     pin: Option<Pin>,
     initialised: AtomicBool,
+    handing_over: AtomicBool,
+    front: OnceLock<Front>,
+    blackouts: Locked<Blackouts>,
     disks: Arc<Locked<Disks>>,
     scheduler: Locked<Scheduler>,
 }
@@ -71,6 +99,9 @@ impl Engine {
             vhost_folder: args.vhost_folder(),
             pin: args.pin_guest_memory.then(pin),
             initialised: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
+            front: OnceLock::new(),
+            blackouts: Locked::default(),
             disks: Arc::default(),
             scheduler: Locked::default(),
         })
@@ -138,6 +169,33 @@ impl Engine {
     /// Moves queues by another policy from now on.
     pub(crate) fn follow(&self, policy: Policy) -> io::Result<()> {
         locked(&self.scheduler).follow(policy, self.reactors.iter().map(Handle::gauge).collect(), &self.disks)
+    }
+
+    /// How RPC clients reach it; none before they do.
+    pub(crate) fn front(&self) -> Option<&Front> {
+        self.front.get()
+    }
+
+    /// RPC clients reach it.
+    pub(crate) fn set_front(&self, front: Front) {
+        let set = self.front.set(front);
+        assert!(set.is_ok(), "there is one server");
+    }
+
+    /// Whether another process is about to take over, so that nothing may change.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Relaxed)
+    }
+
+    /// No other process takes over any more.
+    pub(crate) fn end_handing_over(&self) {
+        self.handing_over.store(false, Ordering::Relaxed);
+    }
+
+    /// For how long disks stood still while one process took over from another.
+    #[allow(clippy::disallowed_types, reason = "see the field")]
+    pub(crate) fn blackouts(&self) -> std::sync::MutexGuard<'_, Blackouts> {
+        locked(&self.blackouts)
     }
 
     /// Nanoseconds since the daemon started.

@@ -7,8 +7,10 @@ mod bench;
 mod config;
 mod cores;
 mod counts;
+mod detach;
 mod disks;
 mod engine;
+mod events;
 mod files;
 mod kinds;
 mod limits;
@@ -17,7 +19,7 @@ mod methods;
 mod notify;
 mod scheduler;
 mod served;
-mod signals;
+mod takeover;
 
 use std::error::Error;
 use std::io::Write as _;
@@ -34,10 +36,11 @@ use spinel_control::{RpcError, Service, server, socket};
 
 use crate::args::Args;
 use crate::cores::CoreList;
-use crate::engine::Engine;
+use crate::engine::{Engine, Front};
+use crate::events::{Event, Events};
 use crate::log::Log;
 use crate::methods::METHODS;
-use crate::signals::Stop;
+use crate::takeover::{Given, Taken};
 
 /// How long requests under way are waited for when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if let Some(text) = args.completions.map(args::completions).or_else(|| args.man.then(args::manual)) {
         return if std::io::stdout().write_all(&text).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if args.detach {
+        return detach::start(&args.rpc_socket());
     }
     let log = Log::start(args.log_level, &args.log_flags);
     limits::apply();
@@ -61,14 +67,17 @@ fn main() -> ExitCode {
 
 /// Starts everything, serves until told to stop, and stops everything.
 fn run(args: &Args, log: Log) -> Result<(), Box<dyn Error>> {
-    let stop = Stop::install()?;
+    let events = Events::install()?;
     let cores = CoreList::granted(args.cores())?;
     // First of all, so that a second daemon on the same socket touches nothing else.
-    let listener = socket::bind(&args.rpc_socket())?;
-    let socket = OwnSocket(args.rpc_socket());
+    let listener = if args.takeover { None } else { Some(socket::bind(&args.rpc_socket())?) };
+    let socket = listener.is_some().then(|| OwnSocket(args.rpc_socket()));
     served::make_folder(&args.vhost_folder())?;
     let engine = Arc::new(Engine::start(args, &cores, log)?);
-    let served = serve(args, &engine, listener, stop, socket);
+    let served = begin(args, &engine, listener, &events).and_then(|taken| {
+        let socket = socket.unwrap_or_else(|| OwnSocket(args.rpc_socket()));
+        serve(&engine, taken, events, socket)
+    });
     let ended = wind_up(engine);
     served?;
     if !ended {
@@ -78,17 +87,36 @@ fn run(args: &Args, log: Log) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Loads the configuration and answers calls until told to stop.
-fn serve(args: &Args, engine: &Arc<Engine>, listener: UnixListener, stop: Stop, socket: OwnSocket) -> Result<(), Box<dyn Error>> {
+/// Takes over from the daemon that runs, if there is no socket of our own, or loads the configuration.
+fn begin(args: &Args, engine: &Engine, listener: Option<UnixListener>, events: &Events) -> Result<Taken, Box<dyn Error>> {
+    let Some(listener) = listener else { return Ok(takeover::take_over(engine, &args.rpc_socket(), events)?) };
     if let Some(file) = &args.config {
-        config::load(file, &METHODS, &**engine, || engine.initialise())?;
+        config::load(file, &METHODS, engine, || engine.initialise())?;
     } else if !args.wait_for_rpc {
         engine.initialise();
     }
-    let server = server::start(listener, Arc::new(Rpc(Arc::clone(engine))))?;
+    Ok(Taken::nothing(listener))
+}
+
+/// Answers calls until told to stop.
+fn serve(engine: &Arc<Engine>, taken: Taken, events: Events, socket: OwnSocket) -> Result<(), Box<dyn Error>> {
+    let listener = taken.listener.try_clone()?.into();
+    let server = server::start(taken.listener.try_clone()?, Arc::new(Rpc(Arc::clone(engine))))?;
+    engine.set_front(Front { listener, gate: server.gate(), events: events.sender() });
     tracing::info!("spineld {} runs on {} and listens on {}", env!("CARGO_PKG_VERSION"), engine.place(), socket.0.display());
-    notify::notify(notify::READY);
-    stop.wait();
+    notify::notify(&taken.ready());
+    taken.say_serving();
+    drop(taken);
+    while let Event::HandOver(link) = events.next() {
+        let front = engine.front().expect("set above");
+        match takeover::hand_over(engine, front, &link, &events) {
+            Given::Kept => {}
+            // Without cleaning up: sockets and locks are the other process's by now.
+            Given::Gone => std::process::exit(0),
+            Given::Lost => std::process::exit(1),
+        }
+    }
+    events.lose_patience();
     notify::notify(notify::STOPPING);
     drop(socket);
     server.stop();
@@ -100,6 +128,7 @@ struct Rpc(Arc<Engine>);
 
 impl Service for Rpc {
     fn call(&self, method: &str, params: Option<&Value>) -> Result<Value, RpcError> {
+        methods::check_harmless(&self.0, method)?;
         METHODS.call(&self.0, self.0.phase(), method, params)
     }
 

@@ -5,7 +5,7 @@ mod bdevs;
 mod bench;
 mod delay;
 mod error;
-mod framework;
+pub(crate) mod framework;
 mod histogram;
 mod iostat;
 mod logging;
@@ -15,6 +15,7 @@ mod options;
 mod process;
 mod qos;
 mod scheduler;
+mod takeover;
 mod threads;
 mod uring;
 mod vhost;
@@ -49,6 +50,8 @@ fn about_the_process(table: Methods<Engine>) -> Methods<Engine> {
         .with("rpc_get_methods", Always, |engine, params| METHODS.list(engine.phase(), params))
         .with("spdk_get_version", Always, process::version)
         .with("spdk_kill_instance", Always, process::kill)
+        .with("spinel_hand_over", Runtime, takeover::hand_over)
+        .with("spinel_get_takeovers", Always, takeover::get)
         .with("framework_start_init", Startup, framework::start_init)
         .with("framework_wait_init", Always, framework::wait_init)
         .with("framework_get_subsystems", Always, framework::subsystems)
@@ -135,6 +138,43 @@ pub(crate) fn patience(engine: &Engine, method: &str, params: Option<&Value>) ->
     }
 }
 
+/// What may be called while this process hands over: it changes nothing that the next one was told.
+const HARMLESS: &[&str] = &[
+    "bdev_get_bdevs",
+    "bdev_get_histogram",
+    "bdev_get_iostat",
+    "bdev_wait_for_examine",
+    "framework_get_config",
+    "framework_get_reactors",
+    "framework_get_subsystems",
+    "framework_wait_init",
+    "log_clear_flag",
+    "log_get_flags",
+    "log_get_level",
+    "log_get_print_level",
+    "log_set_flag",
+    "log_set_level",
+    "log_set_print_level",
+    "rpc_get_methods",
+    "spdk_get_version",
+    "spdk_kill_instance",
+    "spinel_get_takeovers",
+    "thread_get_io_channels",
+    "thread_get_pollers",
+    "thread_get_stats",
+    "vhost_get_controllers",
+    "virtio_blk_get_transports",
+];
+
+/// Refuses (-16) a method that would change what is being handed over.
+pub(crate) fn check_harmless(engine: &Engine, method: &str) -> Result<(), RpcError> {
+    if !engine.is_handing_over() || HARMLESS.contains(&method) {
+        return Ok(());
+    }
+    let message = format!("another process is taking over: '{method}' has to wait until it has, or has failed to; call it again then");
+    Err(RpcError::errno(crate::disks::errno::BUSY, message))
+}
+
 /// The parameters of a method that only names a bdev.
 #[derive(Deserialize)]
 struct Named {
@@ -156,4 +196,15 @@ impl<'de> Deserialize<'de> for UuidText {
 /// An optional UUID among the parameters: `#[serde(default, deserialize_with = "uuid")]`.
 fn uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
     UuidText::deserialize(deserializer).map(|text| Some(text.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HARMLESS, METHODS};
+
+    #[test]
+    fn what_may_be_called_during_a_takeover_exists() {
+        let names = METHODS.names(None, true);
+        assert_eq!(HARMLESS.iter().find(|name| !names.contains(name)), None);
+    }
 }

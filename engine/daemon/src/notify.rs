@@ -7,6 +7,11 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// The daemon serves.
 pub(crate) const READY: &str = "READY=1";
+/// The daemon serves in the place of another one, and is the process to look at from now on.
+pub(crate) fn ready_instead() -> String {
+    format!("MAINPID={}\n{READY}", std::process::id())
+}
+
 /// The daemon was told to stop.
 pub(crate) const STOPPING: &str = "STOPPING=1";
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use spinel_control::{RpcError, params};
 use spinel_core::Mailbox;
-use spinel_vhost::{Controller, ControllerConfig, ControllerError, ControllerState, Disk, ListenError, Pin, QUEUES_MAX, StopError};
+use spinel_vhost::{
+    Controller, ControllerConfig, ControllerError, ControllerParcel, ControllerState, Disk, ListenError, Pin, QUEUES_MAX, StopError,
+};
 
 use crate::cores::CoreList;
 use crate::disks::{Bdev, errno};
@@ -47,14 +49,16 @@ pub(crate) struct Offer<'a> {
     pub(crate) mailboxes: Vec<Mailbox>,
     pub(crate) folder: &'a Path,
     pub(crate) pin: Option<Pin>,
+    /// What another process has handed over of it: it is held then, until it is resumed.
+    pub(crate) parcel: Option<ControllerParcel>,
 }
 
 impl Served {
     /// Makes the socket and serves whoever connects.
     pub(crate) fn start(offer: Offer<'_>) -> Result<Self, RpcError> {
-        let Offer { name, bdev, read_only, cores, cores_named, mailboxes, folder, pin } = offer;
+        let Offer { name, bdev, read_only, cores, cores_named, mailboxes, folder, pin, parcel } = offer;
         let disk = Disk { serial: bdev.name.clone(), device: bdev.device(), meters: Arc::clone(bdev.counts.meters()), read_only };
-        let controller = Controller::start(ControllerConfig {
+        let config = ControllerConfig {
             socket_path: folder.join(&name),
             disk,
             cores: mailboxes,
@@ -62,7 +66,11 @@ impl Served {
             drain_deadline: DRAIN_DEADLINE,
             pin_guest_memory: pin,
             name: name.clone(),
-        });
+        };
+        let controller = match parcel {
+            None => Controller::start(config),
+            Some(parcel) => Controller::adopt(config, parcel),
+        };
         let controller = controller.map_err(|error| refuse(&name, &error))?;
         let bdev = bdev.name.clone();
         Ok(Self { name, bdev, read_only, cores, cores_named, iops_threshold: IOPS_THRESHOLD_DEFAULT, controller })
@@ -112,7 +120,7 @@ fn refuse(name: &str, error: &ControllerError) -> RpcError {
         ControllerError::Listen(ListenError::System { source, .. }) | ControllerError::System { source, .. } => {
             source.raw_os_error().map_or_else(|| RpcError::internal(chain(error)), |code| RpcError::errno(code, chain(error)))
         }
-        ControllerError::Queues { .. } | ControllerError::NoCore => RpcError::internal(chain(error)),
+        ControllerError::Queues { .. } | ControllerError::NoCore | ControllerError::Parcel { .. } => RpcError::internal(chain(error)),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::array::{Array, Plain};
@@ -152,7 +153,17 @@ pub struct Region {
     len_bytes: usize,
     map_base: NonNull<u8>,
     map_bytes: usize,
+    file: Option<MappedFile>,
     pins: OnceLock<Pins>,
+}
+
+/// What a region is a mapping of, kept so that another process can be given the same memory.
+#[derive(Debug)]
+pub struct MappedFile {
+    /// The file.
+    pub fd: OwnedFd,
+    /// Where in it the region begins, in bytes.
+    pub offset: u64,
 }
 
 // SAFETY: the region owns its mapping; all access goes through raw copies and atomics, which any thread may do.
@@ -196,6 +207,7 @@ impl Region {
             return Err(MapError::PastEnd { file_bytes, end_bytes });
         }
         let page_bytes = file_page_bytes(file)?;
+        let kept = file.try_clone_to_owned().map_err(MapError::Kernel)?;
         let lead = offset % page_bytes;
         let overflow = MapError::Empty { offset, len_bytes };
         let whole = (len_bytes + lead).checked_next_multiple_of(page_bytes).and_then(|bytes| usize::try_from(bytes).ok());
@@ -211,9 +223,23 @@ impl Region {
                 offset - lead,
             )
         };
+        let map = map.map_err(|e| MapError::Kernel(e.into()))?;
         let inside = "inside the mapping";
         let (lead, len_bytes) = (usize::try_from(lead).expect(inside), usize::try_from(len_bytes).expect(inside));
-        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, lead, len_bytes, map_bytes)
+        let kept = MappedFile { fd: kept, offset };
+        Self::adopt(map, map_bytes, lead, len_bytes, Some(kept))
+    }
+
+    /// Zeroed memory of the engine's own that can be given to another process: a memfd that nobody can make shorter.
+    ///
+    /// # Errors
+    /// As [`of_file`](Self::of_file).
+    pub fn shared(len_bytes: u64) -> Result<Arc<Self>, MapError> {
+        let kernel = |errno: rustix::io::Errno| MapError::Kernel(errno.into());
+        let file = rustix::fs::memfd_create("spinel-memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(kernel)?;
+        rustix::fs::ftruncate(&file, len_bytes).map_err(kernel)?;
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(kernel)?;
+        Self::of_file(file.as_fd(), 0, len_bytes)
     }
 
     /// Zeroed private memory of the engine's own, page-aligned, populated when first touched.
@@ -232,19 +258,20 @@ impl Region {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         };
-        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, 0, map_bytes, 0)
+        Self::adopt(map.map_err(|e| MapError::Kernel(e.into()))?, map_bytes, 0, map_bytes, None)
     }
 
-    /// Takes over a fresh mapping of `map_bytes`, of which `len_bytes` behind the first `lead` are the region.
-    /// Of the mapping, the first `may_vanish_bytes` can lose their file.
+    /// Takes over a fresh mapping of `map_bytes`, of which `len_bytes` behind the first `lead` are the region. With a
+    /// file, all of it can vanish.
     fn adopt(
         map: *mut std::ffi::c_void,
         map_bytes: usize,
         lead: usize,
         len_bytes: usize,
-        may_vanish_bytes: usize,
+        file: Option<MappedFile>,
     ) -> Result<Arc<Self>, MapError> {
         let map_base = NonNull::new(map.cast::<u8>()).expect("mmap never returns null");
+        let may_vanish_bytes = if file.is_some() { map_bytes } else { 0 };
         let Some(index) = sigbus::guard(map_base.as_ptr().addr(), may_vanish_bytes) else {
             // SAFETY: the mapping was made by the caller a moment ago and nobody else knows of it.
             let _ = unsafe { rustix::mm::munmap(map, map_bytes) };
@@ -257,7 +284,7 @@ impl Region {
         let _ = unsafe { rustix::mm::madvise(map, map_bytes, rustix::mm::Advice::LinuxDontFork) };
         // SAFETY: lead is below map_bytes, so the result stays inside the mapping.
         let base = unsafe { map_base.add(lead) };
-        Ok(Arc::new(Self { id: RegionId(index), base, len_bytes, map_base, map_bytes, pins: OnceLock::new() }))
+        Ok(Arc::new(Self { id: RegionId(index), base, len_bytes, map_base, map_bytes, file, pins: OnceLock::new() }))
     }
 
     /// This region's name in tables and segments.
@@ -272,6 +299,12 @@ impl Region {
     #[inline]
     pub fn len_bytes(&self) -> u64 {
         u64::try_from(self.len_bytes).expect("lengths fit 64 bits")
+    }
+
+    /// The file it is a mapping of, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&MappedFile> {
+        self.file.as_ref()
     }
 
     /// The first byte. Whoever dereferences it upholds the bounds and the sharing by themselves.
@@ -371,7 +404,7 @@ impl Region {
         Ok(())
     }
 
-    /// Gives whole pages of anonymous memory back to the kernel; they read as zeroes afterwards.
+    /// Gives whole pages of the engine's own memory back to the kernel; they read as zeroes afterwards.
     ///
     /// # Errors
     /// [`BoundsError`] when any byte would lie outside or the range is not made of whole pages.
@@ -381,8 +414,10 @@ impl Region {
             return Err(self.bounds_error(offset, len_bytes));
         }
         let len = usize::try_from(len_bytes).expect("checked against a usize");
+        // A file's pages would only leave this mapping, and come back as they were: they have to leave the file.
+        let advice = if self.file.is_some() { rustix::mm::Advice::LinuxRemove } else { rustix::mm::Advice::LinuxDontNeed };
         // SAFETY: `check` bounds the range and nothing outside raw copies ever looks at its bytes.
-        let advised = unsafe { rustix::mm::madvise(from.as_ptr().cast(), len, rustix::mm::Advice::LinuxDontNeed) };
+        let advised = unsafe { rustix::mm::madvise(from.as_ptr().cast(), len, advice) };
         if advised.is_err() {
             self.zero(offset, len_bytes)?;
         }
@@ -518,16 +553,31 @@ mod tests {
 
     #[test]
     fn released_pages_read_as_zeroes() {
-        let region = Region::anonymous(3 * 4096).unwrap();
-        region.write(4096, b"gone").unwrap();
-        region.write(0, b"kept").unwrap();
-        region.release_pages(4096, 4096).unwrap();
-        let mut got = [1; 4];
-        region.read(4096, &mut got).unwrap();
-        assert_eq!(got, [0; 4]);
-        region.read(0, &mut got).unwrap();
-        assert_eq!(&got, b"kept");
-        assert!(region.release_pages(1, 4096).is_err());
+        for region in [Region::anonymous(3 * 4096).unwrap(), Region::shared(3 * 4096).unwrap()] {
+            region.write(4096, b"gone").unwrap();
+            region.write(0, b"kept").unwrap();
+            region.release_pages(4096, 4096).unwrap();
+            let mut got = [1; 4];
+            region.read(4096, &mut got).unwrap();
+            assert_eq!(got, [0; 4]);
+            region.read(0, &mut got).unwrap();
+            assert_eq!(&got, b"kept");
+            assert!(region.release_pages(1, 4096).is_err());
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_mapped_again_by_its_file_and_nobody_can_shorten_it() {
+        let region = Region::shared(3 * 4096).unwrap();
+        region.write(4096, b"spinel").unwrap();
+        let file = region.file().expect("it is of a file");
+        assert!(rustix::fs::ftruncate(&file.fd, 4096).is_err());
+        let part = Region::of_file(file.fd.as_fd(), 4096, 4096).unwrap();
+        drop(region);
+        let mut got = [0; 6];
+        part.read(0, &mut got).unwrap();
+        assert_eq!((&got, part.file().map(|file| file.offset)), (b"spinel", Some(4096)));
+        assert!(Region::anonymous(4096).unwrap().file().is_none());
     }
 
     #[test]

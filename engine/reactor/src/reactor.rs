@@ -121,6 +121,17 @@ impl Reactor {
                     running.retiring = Some(reply);
                 }
             }
+            Command::Resume(id, reply) => {
+                let running = self.pollers.iter_mut().find(|running| running.id == id && running.retiring.is_some());
+                let resumed = running.filter(|_| !self.quitting).is_some_and(|running| {
+                    let resumed = running.poller.resume();
+                    if resumed {
+                        running.retiring = None;
+                    }
+                    resumed
+                });
+                let _ = reply.send(resumed);
+            }
             Command::Map(region, reply) => {
                 self.core.map(region);
                 let _ = reply.send(());

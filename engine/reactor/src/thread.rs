@@ -181,12 +181,18 @@ impl Loop {
             let progress = self.reactor.turn(now);
             if progress >= Progress::Busy {
                 self.pace.worked(now);
-            } else if self.mode == Mode::Adaptive && self.pace.tired(progress, now) {
+            } else if self.may_rest() && self.pace.tired(progress, now) {
                 self.rest(progress);
             }
             before = progress;
         }
         self.publish();
+    }
+
+    /// A core without pollers has nothing to poll: in any mode it leaves the processor to others, such as the process that
+    /// takes over from this one, or the one it takes over from.
+    fn may_rest(&self) -> bool {
+        self.mode == Mode::Adaptive || self.reactor.pollers() == 0
     }
 
     /// Counts the time of the turn before this one.

@@ -1,5 +1,6 @@
 //! A file or block device as the engine's users see it. Knows no ring: channels bring their core's.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,7 +96,19 @@ impl UringDevice {
     /// # Errors
     /// [`FileError`], whose message says what to do about it.
     pub fn open(path: impl AsRef<Path>, options: &DeviceOptions) -> Result<Self, FileError> {
-        let medium = Medium::open(path.as_ref(), options)?;
+        Self::of(Medium::open(path.as_ref(), options)?)
+    }
+
+    /// Takes over what another process has opened by `path`: its [`file`](Self::file), and the lock with it. Of the
+    /// options, `direct` is what it was opened with, and there is no lock to wait for.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of_open(file: OwnedFd, path: impl AsRef<Path>, options: &DeviceOptions) -> Result<Self, FileError> {
+        Self::of(Medium::of_open(file, path.as_ref(), options)?)
+    }
+
+    fn of(medium: Medium) -> Result<Self, FileError> {
         let block_count = AtomicU64::new(medium.block_count()?);
         // A block device that does not discard may still have a fast way to write zeroes.
         let abilities = Abilities {
@@ -127,6 +140,29 @@ impl UringDevice {
     #[must_use]
     pub fn polled(&self) -> bool {
         self.shared.polled.load(Ordering::Relaxed)
+    }
+
+    /// The open file: what another process needs to have the same device without opening it.
+    #[must_use]
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.shared.medium.file.as_fd()
+    }
+
+    /// Whether transfers bypass the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.shared.medium.direct
+    }
+
+    /// Whether a flush has failed after which the kernel may have forgotten writes: no flush succeeds any more.
+    #[must_use]
+    pub fn has_lost_writes(&self) -> bool {
+        self.shared.lost_writes()
+    }
+
+    /// Another process has seen such a flush fail on the same open file.
+    pub fn note_lost_writes(&self) {
+        self.shared.lose_writes();
     }
 
     /// The path it was opened by.

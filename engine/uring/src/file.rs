@@ -26,6 +26,15 @@ pub struct DeviceOptions {
     pub lock_wait: Duration,
 }
 
+impl DeviceOptions {
+    fn check(&self) -> Result<(), FileError> {
+        match self.block_bytes {
+            Some(asked) if ![512, 4096].contains(&asked) => Err(FileError::BlockBytes { asked }),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Default for DeviceOptions {
     fn default() -> Self {
         Self { block_bytes: None, read_only: false, direct: true, lock_wait: Duration::ZERO }
@@ -153,19 +162,32 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 impl Medium {
     /// Opens, locks and measures.
     pub(crate) fn open(path: &Path, options: &DeviceOptions) -> Result<Self, FileError> {
-        if let Some(asked) = options.block_bytes.filter(|bytes| ![512, 4096].contains(bytes)) {
-            return Err(FileError::BlockBytes { asked });
-        }
-        let system = |doing: &'static str| move |errno: Errno| FileError::System { path: path.into(), doing, source: errno.into() };
+        options.check()?;
         let kind = FileType::from_raw_mode(rustix::fs::stat(path).map_err(|errno| opening(path, errno))?.st_mode);
-        let block_device = match kind {
-            FileType::BlockDevice => true,
-            FileType::RegularFile => false,
-            _ => return Err(FileError::Kind { path: path.into() }),
-        };
+        let block_device = is_block_device(kind).ok_or_else(|| FileError::Kind { path: path.into() })?;
         let file = patiently(options.lock_wait, || open_and_lock(path, options, block_device))?;
+        Self::measure(file, path, options, block_device)
+    }
+
+    /// Measures what another process has opened and locked. Whether it goes past the page cache was decided when it was opened.
+    pub(crate) fn of_open(file: OwnedFd, path: &Path, options: &DeviceOptions) -> Result<Self, FileError> {
+        options.check()?;
+        let system = |doing: &'static str| move |errno: Errno| FileError::System { path: path.into(), doing, source: errno.into() };
         let stat = rustix::fs::fstat(&file).map_err(system("reading its attributes"))?;
-        if FileType::from_raw_mode(stat.st_mode) != kind {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let block_device = is_block_device(kind).ok_or_else(|| FileError::Kind { path: path.into() })?;
+        let flags = rustix::fs::fcntl_getfl(&file).map_err(system("reading how it was opened"))?;
+        if !options.read_only && !flags.contains(OFlags::RDWR) {
+            return Err(FileError::Open { path: path.into(), source: Errno::ROFS.into() });
+        }
+        let options = DeviceOptions { direct: flags.contains(OFlags::DIRECT), ..options.clone() };
+        Self::measure(file, path, &options, block_device)
+    }
+
+    fn measure(file: OwnedFd, path: &Path, options: &DeviceOptions, block_device: bool) -> Result<Self, FileError> {
+        let system = |doing: &'static str| move |errno: Errno| FileError::System { path: path.into(), doing, source: errno.into() };
+        let stat = rustix::fs::fstat(&file).map_err(system("reading its attributes"))?;
+        if is_block_device(FileType::from_raw_mode(stat.st_mode)) != Some(block_device) {
             return Err(FileError::Kind { path: path.into() });
         }
         let (memory_align_bytes, offset_align_bytes) = alignment(&file, path, block_device, options.direct)?;
@@ -208,6 +230,15 @@ impl Medium {
     /// The descriptor, for as long as this lives.
     pub(crate) fn fd(&self) -> std::os::fd::RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// Whether it is a block device rather than a regular file; `None` if it is neither.
+fn is_block_device(kind: FileType) -> Option<bool> {
+    match kind {
+        FileType::BlockDevice => Some(true),
+        FileType::RegularFile => Some(false),
+        _ => None,
     }
 }
 

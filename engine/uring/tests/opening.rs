@@ -162,3 +162,18 @@ fn a_file_that_shrinks_fails_the_missing_part_and_refuses_it_after_a_rescan() {
     assert!(matches!(device.rescan(), Err(FileError::Empty { len_bytes: 100, .. })));
     assert_eq!(device.geometry().block_count, 20, "a size that makes no sense changes nothing");
 }
+
+#[test]
+fn an_open_file_that_was_passed_on_is_the_same_device_with_its_lock() {
+    let scratch = scratch(64 * KIB);
+    let device = UringDevice::open(&scratch.path, &options(Some(512))).unwrap();
+    let heir = UringDevice::of_open(device.file().try_clone_to_owned().unwrap(), &scratch.path, &options(Some(512))).unwrap();
+    assert_eq!((heir.geometry(), heir.is_direct(), heir.path()), (device.geometry(), device.is_direct(), device.path()));
+    drop(device);
+    assert!(matches!(UringDevice::open(&scratch.path, &options(None)), Err(FileError::InUse { .. })), "the lock goes with the file");
+    let read_only = std::fs::File::open(&scratch.path).unwrap();
+    let refused = UringDevice::of_open(read_only.into(), &scratch.path, &options(None)).unwrap_err();
+    assert!(matches!(refused, FileError::Open { .. }), "{refused}");
+    let folder = std::fs::File::open(scratch.path.parent().unwrap()).unwrap();
+    assert!(matches!(UringDevice::of_open(folder.into(), &scratch.path, &options(None)), Err(FileError::Kind { .. })));
+}

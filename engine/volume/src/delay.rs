@@ -225,6 +225,10 @@ impl Channel for DelayChannel {
     fn let_go(&mut self) {
         self.child.let_go();
     }
+
+    fn hold_on(&mut self) {
+        self.child.hold_on();
+    }
 }
 
 #[cfg(test)]

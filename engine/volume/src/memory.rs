@@ -1,6 +1,7 @@
-//! A device in the engine's own memory, shared by all cores. Knows no file and no cache: its content dies with it.
+//! A device in the engine's own memory, shared by all cores. Knows no cache: its content lives as long as somebody has its memory.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -50,8 +51,25 @@ impl MemoryDevice {
     pub fn new(shape: Shape) -> Result<Self, MemoryError> {
         let shape = shape.checked()?;
         let len_bytes = shape.len_bytes();
-        let medium = Region::anonymous(len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
+        let medium = Region::shared(len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
         Ok(Self { shape, medium })
+    }
+
+    /// A device of this shape with the content of another one's [`memory`](Self::memory), which they share from here on.
+    ///
+    /// # Errors
+    /// [`MemoryError`], also when the memory is shorter than the shape.
+    pub fn of_memory(shape: Shape, memory: BorrowedFd<'_>) -> Result<Self, MemoryError> {
+        let shape = shape.checked()?;
+        let len_bytes = shape.len_bytes();
+        let medium = Region::of_file(memory, 0, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
+        Ok(Self { shape, medium })
+    }
+
+    /// The file in memory that holds its blocks, from the first on: what another process needs to have the same device.
+    #[must_use]
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.medium.file().expect("a medium is made of a file").fd.as_fd()
     }
 }
 
@@ -284,6 +302,20 @@ mod tests {
                 prop_assert_eq!(byte == 0, (at..at + len).contains(&index), "byte {}", index);
             }
         }
+    }
+
+    #[test]
+    fn a_device_of_the_same_memory_has_its_content() {
+        let (mut rig, device, mut channel) = rig_over(Shape::new(512, 8));
+        rig.memory.write(0, &[5; 512]).unwrap();
+        let (from, to) = ([rig.segment(0, 512)], [rig.segment(4096, 512)]);
+        assert_eq!(rig.ask(&mut *channel, Op::Write { fua: false }, 7, 1, &from), Ok(Status::Ok));
+        assert!(MemoryDevice::of_memory(Shape::new(512, 9), device.memory()).is_err());
+        let heir = MemoryDevice::of_memory(Shape::new(512, 8), device.memory()).unwrap();
+        drop((device, channel));
+        let mut channel = heir.open(&mut rig.core, 8).unwrap();
+        assert_eq!(rig.ask(&mut *channel, Op::Read, 7, 1, &to), Ok(Status::Ok));
+        assert_eq!(gather(&rig, &to), [5; 512]);
     }
 
     #[test]

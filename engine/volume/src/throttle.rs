@@ -302,6 +302,11 @@ impl Channel for ThrottleChannel {
         }
         self.child.let_go();
     }
+
+    fn hold_on(&mut self) {
+        self.hurries = false;
+        self.child.hold_on();
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, fchmod, lstat, unlink};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
+
+use spinel_handover::Fd;
+
+use crate::handover::{ControllerParcel, SessionParcel};
 
 /// Clients that may wait for the one before them to leave.
 const BACKLOG: i32 = 16;
@@ -70,6 +75,26 @@ impl Listener {
         let listener = Self { socket, path: path.into(), file: identity(path) };
         listen(&listener.socket, BACKLOG).map_err(system("the socket could not listen"))?;
         Ok(listener)
+    }
+
+    /// Takes a listening socket over that another process bound to `path`. Its file is that one's until it is [`owned`](Self::own).
+    pub(crate) fn adopt(socket: OwnedFd, path: &Path) -> Result<Self, ListenError> {
+        let system = |errno: Errno| ListenError::System { path: path.into(), doing: "it cannot be taken over", source: errno.into() };
+        let address = rustix::net::getsockname(&socket).map_err(system)?;
+        let address = SocketAddrUnix::try_from(address).map_err(system)?;
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket).map_err(system)?;
+        let is_there = address.path().is_some_and(|bound| bound.to_bytes() == path.as_os_str().as_bytes());
+        if listens && is_there { Ok(Self { socket, path: path.into(), file: None }) } else { Err(system(Errno::INVAL)) }
+    }
+
+    /// As it travels to another process, with its client if it has one.
+    pub(crate) fn pack(&self, session: Option<io::Result<SessionParcel>>) -> io::Result<ControllerParcel> {
+        Ok(ControllerParcel { socket_path: self.path.clone(), listener: Fd::of(&self.socket)?, session: session.transpose()? })
+    }
+
+    /// From now on the socket's file goes with it.
+    pub(crate) fn own(&mut self) {
+        self.file = identity(&self.path);
     }
 
     /// The next client, if one waits.

@@ -13,10 +13,11 @@ use spinel_core::OpenError;
 use spinel_mem::Region;
 
 use super::listener::Listener;
-use super::{ControllerState, Pin, Shared, locked};
+use super::{ControllerState, HandOverError, Pin, Shared, locked};
+use crate::handover::{ControllerParcel, Places, now_ns};
 use crate::memory::SLOTS_MAX;
 use crate::message::ReadError;
-use crate::session::{Deadline, End, Quarantine, Served, Session};
+use crate::session::{Deadline, End, Hung, Quarantine, Served, Session};
 
 /// How long the listener rests after the system had no descriptor for a client.
 const ACCEPT_REST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -29,12 +30,21 @@ pub(super) enum Command {
     Stop { deadline: Duration, reply: Sender<Result<(), u64>> },
     /// This queue belongs on the core at `to`. The reply is why it cannot run there, if it cannot.
     Move { queue: u16, to: usize, reply: Sender<Option<OpenError>> },
+    /// Touch neither socket nor client from now on, but let the queues run. The reply is what there is to hand over.
+    Hold { reply: Sender<Result<ControllerParcel, HandOverError>> },
+    /// Stop the queues of what is held. The reply is where the rings go on.
+    Pause { patience: Duration, reply: Sender<Result<Places, HandOverError>> },
+    /// The rings of what is held go on there.
+    Place { places: Places, reply: Sender<Result<(), HandOverError>> },
+    /// Serve what is held. The reply is when its queues run.
+    Resume { reply: Sender<u64> },
 }
 
-/// What is left of [`Command::Stop`] once it was taken.
-struct Stop {
-    deadline: Duration,
-    reply: Sender<Result<(), u64>>,
+/// How a controller's thread begins.
+pub(super) enum Beginning {
+    Listening,
+    /// With what another process has handed over, perhaps a client.
+    Held(Option<Box<Session>>),
 }
 
 /// Pins regions one after another on a thread of its own, which ends with the last sender of jobs.
@@ -74,6 +84,8 @@ impl Pinner {
 enum Phase {
     Listening,
     Serving(Box<Session>),
+    /// It is between two processes, perhaps with a client.
+    Held(Option<Box<Session>>),
     /// Requests did not come back in time.
     Waiting(Box<Quarantine>),
     Ended,
@@ -96,14 +108,18 @@ impl Worker {
         Self { served, shared, commands, pinner, resting: false, queue_noticed: false }
     }
 
-    pub(super) fn run(mut self, listener: Listener) {
+    pub(super) fn run(mut self, listener: Listener, beginning: Beginning) {
         let mut listener = Some(listener);
-        let mut phase = Phase::Listening;
+        let mut phase = match beginning {
+            Beginning::Listening => Phase::Listening,
+            Beginning::Held(session) => Phase::Held(session),
+        };
         loop {
             self.publish(&phase);
             phase = match phase {
                 Phase::Listening => self.listen(&mut listener),
                 Phase::Serving(session) => self.serve(session, &mut listener),
+                Phase::Held(session) => self.keep(session, &mut listener),
                 Phase::Waiting(quarantine) => self.wait(*quarantine, &mut listener),
                 Phase::Ended => return,
             };
@@ -112,8 +128,8 @@ impl Worker {
 
     fn publish(&self, phase: &Phase) {
         *locked(&self.shared.state) = match phase {
-            Phase::Listening => ControllerState::Listening,
-            Phase::Serving(session) => ControllerState::Connected(session.describe()),
+            Phase::Listening | Phase::Held(None) => ControllerState::Listening,
+            Phase::Serving(session) | Phase::Held(Some(session)) => ControllerState::Connected(session.describe()),
             Phase::Waiting(quarantine) => ControllerState::Quarantined { outstanding: quarantine.outstanding() },
             Phase::Ended => ControllerState::Stopped,
         };
@@ -126,8 +142,11 @@ impl Worker {
         let rest = self.resting.then_some(&ACCEPT_REST);
         let ready = wait_for(&[Some(poke), (!self.resting).then(|| listening.as_fd())], rest);
         self.resting = false;
-        if let Some(Stop { reply, .. }) = self.obey() {
-            return self.end(None, &reply, listener);
+        match self.obey() {
+            Some(Command::Stop { reply, .. }) => return self.end(None, &reply, listener),
+            Some(Command::Hold { reply }) => return self.hold(None, &reply, listener),
+            // Whoever asked for anything else hears that it was dropped.
+            Some(_) | None => {}
         }
         // A session that begins now reads the size as it is now, and opens channels as they are now.
         self.shared.resized.store(false, Ordering::Relaxed);
@@ -157,14 +176,14 @@ impl Worker {
         let others = listener.as_ref().filter(|_| !self.queue_noticed).map(AsFd::as_fd);
         let rest = session.is_moving().then_some(&MOVE_REST);
         let ready = wait_for(&[Some(poke), Some(session.socket()), session.front_end(), others], rest);
-        let stop = match self.obey_beside(&mut session) {
-            Ok(stop) => stop,
+        let command = match self.obey_beside(&mut session) {
+            Ok(command) => command,
             Err(end) => return self.part(*session, &end),
         };
-        if let Some(Stop { deadline, reply }) = stop {
-            tracing::info!(controller = self.served.name, "the session ends: the controller is stopped");
-            let (left, _connection) = session.end(deadline);
-            return self.end(left, &reply, listener);
+        match command {
+            Some(Command::Stop { deadline, reply }) => return self.stop_session(*session, deadline, &reply, listener),
+            Some(Command::Hold { reply }) => return self.hold(Some(session), &reply, listener),
+            Some(_) | None => {}
         }
         if ready[3] {
             self.queue_noticed = true;
@@ -184,6 +203,87 @@ impl Worker {
         if ready[1] && outcome.is_ok() {
             outcome = session.receive();
         }
+        match outcome {
+            Ok(()) => Phase::Serving(session),
+            Err(end) => self.part(*session, &end),
+        }
+    }
+
+    fn stop_session(
+        &self,
+        session: Session,
+        deadline: Duration,
+        reply: &Sender<Result<(), u64>>,
+        listener: &mut Option<Listener>,
+    ) -> Phase {
+        tracing::info!(controller = self.served.name, "the session ends: the controller is stopped");
+        let (left, _connection) = session.end(deadline);
+        self.end(left, reply, listener)
+    }
+
+    /// Packs what there is to hand over, and keeps it as it is from then on.
+    fn hold(
+        &self,
+        session: Option<Box<Session>>,
+        reply: &Sender<Result<ControllerParcel, HandOverError>>,
+        listener: &Option<Listener>,
+    ) -> Phase {
+        let name = || self.served.name.clone();
+        let resized = self.shared.resized.load(Ordering::Acquire);
+        let parcel = listener.as_ref().ok_or_else(|| HandOverError::Unready { name: name() }).and_then(|listener| {
+            let parcel = listener.pack(session.as_deref().map(|session| session.pack(resized)));
+            parcel.map_err(|source| HandOverError::Descriptors { name: name(), source })
+        });
+        let held = parcel.is_ok();
+        let _ = reply.send(parcel);
+        match session {
+            session if held => Phase::Held(session),
+            Some(session) => Phase::Serving(session),
+            None => Phase::Listening,
+        }
+    }
+
+    /// Waits for what is to become of what is held.
+    fn keep(&self, mut session: Option<Box<Session>>, listener: &mut Option<Listener>) -> Phase {
+        let name = || self.served.name.clone();
+        wait_for(&[Some(self.shared.poke.0.as_fd())], None);
+        self.empty_poke();
+        match self.commands.try_recv().ok() {
+            // Whoever asked for one of these hears that it was dropped.
+            None | Some(Command::Hold { .. } | Command::Move { .. }) => {}
+            Some(Command::Stop { deadline, reply }) => {
+                return match session {
+                    Some(session) => self.stop_session(*session, deadline, &reply, listener),
+                    None => self.end(None, &reply, listener),
+                };
+            }
+            Some(Command::Pause { patience, reply }) => {
+                let places = session.as_mut().map_or_else(|| Ok(Places::default()), |session| session.pause(patience));
+                let outstanding = |hung: Hung| HandOverError::Hung { name: name(), outstanding: hung.outstanding, patience };
+                let _ = reply.send(places.map_err(outstanding));
+            }
+            Some(Command::Place { places, reply }) => {
+                let placed = session.as_mut().map_or(Ok(()), |session| session.place(&places));
+                let _ = reply.send(placed.map_err(|error| HandOverError::Misfit { name: name(), because: error.to_string() }));
+            }
+            Some(Command::Resume { reply }) => return self.go_on(session, &reply, listener),
+        }
+        Phase::Held(session)
+    }
+
+    /// Serves what was held.
+    fn go_on(&self, session: Option<Box<Session>>, reply: &Sender<u64>, listener: &mut Option<Listener>) -> Phase {
+        if let Some(listener) = listener {
+            listener.own();
+        }
+        let Some(mut session) = session else {
+            let _ = reply.send(now_ns());
+            return Phase::Listening;
+        };
+        let outcome = session.settle();
+        let _ = reply.send(now_ns());
+        // What was asked of it meanwhile is looked at once more.
+        self.shared.wake();
         match outcome {
             Ok(()) => Phase::Serving(session),
             Err(end) => self.part(*session, &end),
@@ -225,9 +325,18 @@ impl Worker {
             tracing::info!(controller = self.served.name, "the last requests have come back: the quarantine is over");
             return if listener.is_some() { Phase::Listening } else { Phase::Ended };
         };
-        let Some(Stop { deadline, reply }) = self.obey() else { return Phase::Waiting(Box::new(quarantine)) };
-        let left = quarantine.wait(&self.commands, Deadline::after(deadline));
-        self.end(left, &reply, listener)
+        match self.obey() {
+            Some(Command::Stop { deadline, reply }) => {
+                let left = quarantine.wait(&self.commands, Deadline::after(deadline));
+                return self.end(left, &reply, listener);
+            }
+            Some(Command::Hold { reply }) => {
+                let name = self.served.name.clone();
+                let _ = reply.send(Err(HandOverError::Quarantined { name, outstanding: quarantine.outstanding() }));
+            }
+            Some(_) | None => {}
+        }
+        Phase::Waiting(Box::new(quarantine))
     }
 
     /// Answers the owner, who wants this thread to end: now, or once the quarantine is over.
@@ -241,33 +350,33 @@ impl Worker {
         phase
     }
 
-    /// Obeys the owner while nobody is served; what is left is to stop.
-    fn obey(&self) -> Option<Stop> {
+    /// Obeys the owner while nobody is served, as far as the thread goes on as before.
+    fn obey(&self) -> Option<Command> {
         self.empty_poke();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Stop { deadline, reply } => return Some(Stop { deadline, reply }),
                 Command::Move { queue, to, reply } => {
-                    self.served.places.put(queue, to);
+                    self.served.homes.put(queue, to);
                     let _ = reply.send(None);
                 }
+                other => return Some(other),
             }
         }
         None
     }
 
     /// The same during a session.
-    fn obey_beside(&self, session: &mut Session) -> Result<Option<Stop>, End> {
+    fn obey_beside(&self, session: &mut Session) -> Result<Option<Command>, End> {
         self.empty_poke();
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Stop { deadline, reply } => return Ok(Some(Stop { deadline, reply })),
                 Command::Move { queue, to, reply } => {
                     let refused = session.move_queue(queue, to)?;
                     // Whoever asked finds the queue where it is now.
                     *locked(&self.shared.state) = ControllerState::Connected(session.describe());
                     let _ = reply.send(refused);
                 }
+                other => return Ok(Some(other)),
             }
         }
         Ok(None)

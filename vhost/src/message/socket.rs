@@ -9,7 +9,10 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
+use spinel_handover::Fd;
+
 use super::{BODY_BYTES_MAX, CONFIG_BYTES_MAX, CONFIG_HEAD_BYTES, Code, FDS_MAX, FLAG_REPLY, HEADER_BYTES, Header, Message, MessageError};
+use crate::handover::Unread;
 
 /// Why no further message will come from a socket.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,28 @@ pub(crate) struct Inlet {
 impl Inlet {
     pub(crate) fn new() -> Self {
         Self { bytes: [0; HEADER_BYTES + BODY_BYTES_MAX], have: 0, header: None, fds: Vec::new() }
+    }
+
+    /// What has come of the next message, as it travels to another process.
+    pub(crate) fn pack(&self) -> io::Result<Unread> {
+        let fds = self.fds.iter().map(Fd::of).collect::<io::Result<_>>()?;
+        Ok(Unread { bytes: self.bytes[..self.have].to_vec(), fds })
+    }
+
+    /// What had come of a message before another process took over; `None` if that cannot be.
+    pub(crate) fn unpack(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut inlet = Self::new();
+        inlet.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        (inlet.have, inlet.fds) = (bytes.len(), fds);
+        if let Some(header) = bytes.first_chunk::<HEADER_BYTES>().filter(|_| bytes.len() > HEADER_BYTES) {
+            let header = Header::parse(*header).ok()?;
+            inlet.header = Some(header);
+            // A message that was complete had been served.
+            if bytes.len() >= HEADER_BYTES + usize::try_from(header.size).ok()? {
+                return None;
+            }
+        }
+        (inlet.fds.len() <= FDS_MAX && (!bytes.is_empty() || inlet.fds.is_empty())).then_some(inlet)
     }
 
     /// The next message if all of it is there; `None` if not yet.

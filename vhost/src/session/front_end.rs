@@ -1,10 +1,13 @@
 //! The way back: requests of ours to the front end (VHOST_USER_SET_BACKEND_REQ_FD). Knows no session state.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketType};
+use spinel_handover::Fd;
 
+use crate::handover::FrontEndParcel;
 use crate::message::{Code, FLAG_NEED_REPLY, FLAG_REPLY, HEADER_BYTES, WriteError, send};
 
 /// "The configuration space has changed" (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG).
@@ -38,6 +41,22 @@ impl FrontEnd {
     pub(crate) fn new(socket: OwnedFd) -> Option<Self> {
         let stream = rustix::net::sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
         stream.then_some(Self { socket, awaited: 0, reply: [0; REPLY_BYTES], have: 0 })
+    }
+
+    /// As it travels to another process.
+    pub(crate) fn pack(&self) -> io::Result<FrontEndParcel> {
+        Ok(FrontEndParcel { socket: Fd::of(&self.socket)?, awaited: self.awaited, reply: self.reply[..self.have].to_vec() })
+    }
+
+    /// As it came from another process; `None` if it cannot be one.
+    pub(crate) fn unpack(socket: OwnedFd, awaited: u32, reply: &[u8]) -> Option<Self> {
+        let mut front_end = Self::new(socket)?;
+        if reply.len() >= REPLY_BYTES || (awaited == 0 && !reply.is_empty()) {
+            return None;
+        }
+        (front_end.awaited, front_end.have) = (awaited, reply.len());
+        front_end.reply[..reply.len()].copy_from_slice(reply);
+        Some(front_end)
     }
 
     /// Says that the configuration space has changed.

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use spinel_handover::Fd;
 use spinel_mem::{MapError, Region};
 
+use crate::handover::InflightParcel;
 use crate::memory::on_memory;
 use crate::message::InflightPlace;
 use crate::ring::RecordPlace;
@@ -68,6 +70,19 @@ impl Inflight {
             return Err(InflightError::FileSystem { magic });
         }
         Ok(Self { place, region: Region::of_file(fd.as_fd(), offset, needed)? })
+    }
+
+    /// As it travels to another process.
+    pub(crate) fn pack(&self) -> io::Result<InflightParcel> {
+        let InflightPlace { len_bytes, offset, queues, size } = self.place;
+        let file = self.region.file().expect("a record is of a file");
+        Ok(InflightParcel { len_bytes, offset, queues, size, file: Fd::of(&file.fd)? })
+    }
+
+    /// As it came from another process.
+    pub(crate) fn unpack(parcel: InflightParcel, queues_max: u16) -> Result<Self, InflightError> {
+        let InflightParcel { len_bytes, offset, queues, size, file } = parcel;
+        Self::map(InflightPlace { len_bytes, offset, queues, size }, &file.into_owned()?, queues_max)
     }
 
     /// Where the record of one queue lies, if it has one.

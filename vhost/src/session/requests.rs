@@ -19,7 +19,7 @@ use crate::ring::PackedRing;
 /// SET_CONFIG's flag for live migration, when read-only fields are written too.
 const CONFIG_MIGRATION: u32 = 1;
 /// Most descriptors of a ring (virtio 1.2, 2.7 and 2.8).
-const RING_SIZE_MAX: u32 = 32768;
+pub(super) const RING_SIZE_MAX: u32 = 32768;
 
 /// SET_VRING_ADDR's flag for logging what is written to the used ring (`VHOST_VRING_F_LOG`).
 const RING_LOGS: u32 = 1;
@@ -316,7 +316,7 @@ impl Session {
 }
 
 /// Whether a descriptor is of the kernel's anonymous kind, as eventfds are: writing to one waits for no disk, peer or file server.
-fn is_eventfd(fd: &OwnedFd) -> bool {
+pub(super) fn is_eventfd(fd: &OwnedFd) -> bool {
     // Such files have no type at all.
     fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Unknown)
 }

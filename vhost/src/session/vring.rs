@@ -8,17 +8,9 @@ use spinel_core::{CoreId, Mailbox, Meter, OpenError, PollerId, Remains};
 
 use super::deadline::Deadline;
 use crate::blk::Disk;
+use crate::handover::Bar;
 use crate::queue::{QueueRemains, QueueSetup, recipe};
 use crate::ring::RingAddresses;
-
-/// Why a ring that its front end wants served is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bar {
-    /// Its guest broke the ring's rules. Only a fresh start lifts this.
-    Faulted,
-    /// It does not lie in memory as it should. Lifted when its place or the memory changes.
-    Misplaced,
-}
 
 /// A queue on its core.
 #[derive(Debug)]
@@ -34,7 +26,7 @@ struct Running {
 #[derive(Debug)]
 pub(crate) struct Draining {
     remains: Receiver<Remains>,
-    meter: Arc<Meter>,
+    queue: Running,
     /// It is to go on elsewhere by itself.
     moves: bool,
 }
@@ -45,10 +37,20 @@ pub(crate) struct Hung {
     pub(crate) outstanding: u64,
 }
 
+/// A queue on its way to its core.
+#[derive(Debug)]
+struct Starting {
+    core: Mailbox,
+    id: Receiver<Result<PollerId, OpenError>>,
+    calls: (Sender<Option<OwnedFd>>, Receiver<Option<OwnedFd>>),
+    meter: Arc<Meter>,
+}
+
 #[derive(Debug, Default)]
 enum Service {
     #[default]
     Idle,
+    Starting(Starting),
     Running(Running),
     Draining(Draining),
 }
@@ -111,15 +113,28 @@ impl Vring {
         }
     }
 
-    /// Puts a queue on its core. `calls` is the receiving end that its setup holds.
-    pub(crate) fn start(&mut self, core: &Mailbox, setup: impl FnOnce(Receiver<Option<OwnedFd>>) -> QueueSetup) -> Result<(), OpenError> {
+    /// Sends a queue to its core. `calls` is the receiving end that its setup holds.
+    pub(crate) fn begin_start(&mut self, core: &Mailbox, setup: impl FnOnce(Receiver<Option<OwnedFd>>) -> QueueSetup) {
         assert!(matches!(self.service, Service::Idle), "a ring has one queue");
         let calls = bounded(1);
         let setup = setup(calls.1.clone());
-        let (disk, meter) = (Arc::clone(&setup.disk), Arc::clone(&setup.meter));
-        let id = core.add(recipe(setup)).inspect_err(|_| disk.meters.end(&meter))?;
-        self.service = Service::Running(Running { core: core.clone(), id, calls, meter });
-        Ok(())
+        let meter = Arc::clone(&setup.meter);
+        self.service = Service::Starting(Starting { core: core.clone(), id: core.begin_add(recipe(setup)), calls, meter });
+    }
+
+    /// Waits until a queue that was sent to its core runs there. Whether there was one.
+    pub(crate) fn finish_start(&mut self, disk: &Disk) -> Result<bool, OpenError> {
+        let Starting { core, id, calls, meter } = match std::mem::take(&mut self.service) {
+            Service::Starting(starting) => starting,
+            other => {
+                self.service = other;
+                return Ok(false);
+            }
+        };
+        let id = id.recv().unwrap_or(Err(OpenError::Gone)).inspect_err(|_| disk.meters.end(&meter))?;
+        self.service = Service::Running(Running { core, id, calls, meter });
+        (self.ran, self.anew) = (true, false);
+        Ok(true)
     }
 
     /// Gives a running queue another eventfd; the latest one wins.
@@ -138,9 +153,7 @@ impl Vring {
     /// Tells its queue, if one runs, to take nothing more.
     pub(crate) fn begin_stop(&mut self) {
         self.service = match std::mem::take(&mut self.service) {
-            Service::Running(Running { core, id, meter, .. }) => {
-                Service::Draining(Draining { remains: core.stop(id), meter, moves: false })
-            }
+            Service::Running(queue) => Service::Draining(Draining { remains: queue.core.stop(queue.id), queue, moves: false }),
             other => other,
         };
     }
@@ -158,6 +171,16 @@ impl Vring {
         matches!(&self.service, Service::Draining(Draining { moves: true, .. }))
     }
 
+    /// Lets a queue go on that was told to stop and has not come to an end. One that has is idle then.
+    pub(crate) fn resume(&mut self, disk: &Disk) {
+        self.service = match std::mem::take(&mut self.service) {
+            Service::Draining(draining) if draining.queue.core.resume(draining.queue.id) => Service::Running(draining.queue),
+            other => other,
+        };
+        // What could not be resumed has left its remains, or will never.
+        let _ = self.finish_stop(disk, Deadline::after(std::time::Duration::ZERO));
+    }
+
     /// Waits until nothing of it flies any more, and remembers where to go on.
     pub(crate) fn finish_stop(&mut self, disk: &Disk, deadline: Deadline) -> Result<(), Hung> {
         let Service::Draining(draining) = &self.service else { return Ok(()) };
@@ -172,7 +195,7 @@ impl Vring {
     pub(crate) fn into_draining(self) -> Option<Draining> {
         match self.service {
             Service::Idle => None,
-            Service::Running(_) => unreachable!("a session ends by stopping its queues"),
+            Service::Starting(_) | Service::Running(_) => unreachable!("a session ends by stopping its queues"),
             Service::Draining(draining) => Some(draining),
         }
     }
@@ -186,7 +209,7 @@ impl Draining {
 
     /// Requests in flight right now.
     pub(crate) fn outstanding(&self) -> u64 {
-        self.meter.in_flight()
+        self.queue.meter.in_flight()
     }
 
     /// Waits for the queue's end. Where its ring goes on, unless the whole core has quit, and the queue with it.
@@ -196,7 +219,7 @@ impl Draining {
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => return Err(Hung { outstanding: self.outstanding() }),
         };
-        disk.meters.end(&self.meter);
+        disk.meters.end(&self.queue.meter);
         // Dropped here, off the core, and with it this queue's hold on the guest's memory.
         Ok(remains.map(|remains| remains.downcast::<QueueRemains>().expect("a queue's remains").base))
     }

@@ -31,7 +31,7 @@ pub(super) fn create(engine: &Engine, params: Option<&Value>) -> Answer {
     let Create { name, filename, block_size, readonly, fallocate, uuid } = params::parse_beside(params, INERT)?;
     let mut disks = engine.disks();
     disks.check_vacant("name", &name, uuid)?;
-    let disk = FileDisk::open(&disks, &filename, block_size, readonly)?;
+    let disk = FileDisk::open(&mut disks, &name, &filename, block_size, readonly)?;
     Ok(disks.add(Bdev::new(name, uuid, Kind::Aio { disk, fallocate })).into())
 }
 

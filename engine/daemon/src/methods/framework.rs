@@ -8,7 +8,9 @@ use spinel_control::methods::Phase;
 use spinel_control::{RpcError, params};
 
 use super::{Answer, qos, scheduler};
+use crate::disks::Disks;
 use crate::engine::Engine;
+use crate::scheduler::Policy;
 
 /// The subsystems in the order in which their configuration is loaded, and what each needs before.
 const SUBSYSTEMS: &[(&str, &[&str])] = &[("bdev", &[]), ("vhost_blk", &["bdev"]), ("scheduler", &[])];
@@ -47,17 +49,27 @@ pub(super) fn config(engine: &Engine, params: Option<&Value>) -> Answer {
     if with_batches {
         return Err(params::refuse("with_batches", with_batches, "false, because what it asks for is not built"));
     }
-    let disks = engine.disks();
-    let calls: Vec<(&str, Value)> = match name.as_str() {
+    let refused = || {
+        let names: Vec<&str> = SUBSYSTEMS.iter().map(|(name, _)| *name).collect();
+        params::refuse("name", name.as_str(), format!("one of \"{}\"", names.join("\", \"")))
+    };
+    let calls = calls(engine.policy(), &engine.disks(), &name).ok_or_else(refused)?;
+    Ok(calls.into_iter().map(|(method, params)| json!({"method": method, "params": params})).collect())
+}
+
+/// The calls that recreate everything, in their order.
+pub(crate) fn all_calls(policy: Policy, disks: &Disks) -> Vec<(&'static str, Value)> {
+    SUBSYSTEMS.iter().filter_map(|(name, _)| calls(policy, disks, name)).flatten().collect()
+}
+
+/// The calls that recreate one subsystem; `None` if there is no such subsystem.
+fn calls(policy: Policy, disks: &Disks, name: &str) -> Option<Vec<(&'static str, Value)>> {
+    Some(match name {
         "bdev" => {
             disks.bdevs().iter().flat_map(|bdev| iter::once(bdev.kind.creation(&bdev.name, bdev.uuid)).chain(qos::creation(bdev))).collect()
         }
-        "scheduler" => scheduler::creation(engine).into_iter().collect(),
+        "scheduler" => scheduler::creation(policy).into_iter().collect(),
         "vhost_blk" => disks.controllers().iter().flat_map(|served| served.creation()).collect(),
-        _ => {
-            let names: Vec<&str> = SUBSYSTEMS.iter().map(|(name, _)| *name).collect();
-            return Err(params::refuse("name", name, format!("one of \"{}\"", names.join("\", \""))));
-        }
-    };
-    Ok(calls.into_iter().map(|(method, params)| json!({"method": method, "params": params})).collect())
+        _ => return None,
+    })
 }

@@ -1,5 +1,6 @@
 //! The methods of bdevs in memory. Knows no other kind.
 
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -44,7 +45,12 @@ pub(super) fn create(engine: &Engine, params: Option<&Value>) -> Answer {
         None => next_name(&disks),
     };
     disks.check_vacant("name", &name, uuid)?;
-    let device = MemoryDevice::new(super::null::shape(block_size, num_blocks, physical_block_size)).map_err(|error| refuse(&error))?;
+    let shape = super::null::shape(block_size, num_blocks, physical_block_size);
+    let device = match disks.inherited.take_memory(&name) {
+        Some(memory) => MemoryDevice::of_memory(shape, memory.as_fd()),
+        None => MemoryDevice::new(shape),
+    };
+    let device = device.map_err(|error| refuse(&error))?;
     disks.mallocs_named = named;
     Ok(disks.add(Bdev::new(name, uuid, Kind::Malloc(Arc::new(device)))).into())
 }

@@ -79,8 +79,7 @@ fn describe(policy: Policy) -> Value {
 }
 
 /// The call that makes the present policy again, unless it is the default.
-pub(super) fn creation(engine: &Engine) -> Option<(&'static str, Value)> {
-    let policy = engine.policy();
+pub(super) fn creation(policy: Policy) -> Option<(&'static str, Value)> {
     if policy == Policy::default() {
         return None;
     }

@@ -25,7 +25,7 @@ pub(super) fn create(engine: &Engine, params: Option<&Value>) -> Answer {
     let Create { filename, name, block_size, uuid } = params::parse(params)?;
     let mut disks = engine.disks();
     disks.check_vacant("name", &name, uuid)?;
-    let disk = FileDisk::open(&disks, &filename, block_size, false)?;
+    let disk = FileDisk::open(&mut disks, &name, &filename, block_size, false)?;
     Ok(disks.add(Bdev::new(name, uuid, Kind::Uring(disk))).into())
 }
 

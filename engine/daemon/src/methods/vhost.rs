@@ -63,6 +63,7 @@ pub(super) fn create(engine: &Engine, params: Option<&Value>) -> Answer {
     let mailboxes = engine.reactors().iter().map(Handle::mailbox).filter(|mailbox| cores.ids().contains(&mailbox.core())).cloned();
     let mut disks = engine.disks();
     disks.check_controller_vacant(&ctrlr)?;
+    let parcel = disks.inherited.take_controller(&ctrlr);
     let bdev = disks.bdev(&dev_name)?;
     disks.check_servable(bdev)?;
     let served = Served::start(Offer {
@@ -73,6 +74,7 @@ pub(super) fn create(engine: &Engine, params: Option<&Value>) -> Answer {
         mailboxes: mailboxes.collect(),
         folder: engine.vhost_folder(),
         pin: engine.pin(),
+        parcel,
         cores,
     })?;
     disks.add_controller(served);

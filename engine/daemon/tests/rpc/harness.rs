@@ -55,25 +55,35 @@ impl Daemon {
 
     /// Starts one, whatever comes of it.
     pub(crate) fn launch<A: AsRef<OsStr>>(folder: TempDir, arguments: impl IntoIterator<Item = A>) -> Self {
-        let mut child = command(folder.path()).args(arguments).spawn().expect("spineld is built");
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let (lines, log) = channel();
-        let read = move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line));
-        std::thread::Builder::new().name("log".into()).spawn(read).expect("a thread");
+        let (child, log) = spawn(folder.path(), arguments);
         Self { child, folder, log, seen: String::new() }
+    }
+
+    /// Starts one that is to take over from this one, whatever comes of it. It has no folder of its own.
+    pub(crate) fn launch_successor<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Successor {
+        let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
+        let (child, log) = spawn(self.folder(), std::iter::once("--takeover".into()).chain(arguments));
+        Successor { child, log, seen: String::new() }
+    }
+
+    /// Has one take over from this one. From here on it is that one; answers how this one ended.
+    pub(crate) fn take_over<A: AsRef<OsStr>>(&mut self, arguments: impl IntoIterator<Item = A>) -> (ExitStatus, String) {
+        let mut successor = self.launch_successor(arguments);
+        successor.wait_for_log("listens on");
+        self.become_successor(successor)
+    }
+
+    /// From here on it is that one; answers how this one ended.
+    pub(crate) fn become_successor(&mut self, successor: Successor) -> (ExitStatus, String) {
+        let Successor { child, log, seen } = successor;
+        let mut old = std::mem::replace(&mut self.child, child);
+        read_to_end(&std::mem::replace(&mut self.log, log), &mut self.seen);
+        (old.wait().expect("our child"), std::mem::replace(&mut self.seen, seen))
     }
 
     /// Reads the log until a line contains `text`.
     pub(crate) fn wait_for_log(&mut self, text: &str) {
-        loop {
-            let line = self.log.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|error| panic!("'{text}' is not logged ({error}):\n{}", self.seen));
-            self.seen += &line;
-            self.seen.push('\n');
-            if line.contains(text) {
-                return;
-            }
-        }
+        read_until(&self.log, &mut self.seen, text);
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -116,6 +126,25 @@ impl Daemon {
         }
     }
 
+    /// Calls a method that has to succeed once a takeover that failed is over.
+    pub(crate) fn done_in_the_end(&self, method: &str, params: Value) -> Value {
+        const LOOK: Duration = Duration::from_millis(5);
+        let looks = PATIENCE.as_millis() / LOOK.as_millis();
+        let answer = (0..looks).find_map(|_| match self.call(method, params.clone()) {
+            Err(error) if error.code == -16 => {
+                std::sync::mpsc::channel::<()>().1.recv_timeout(LOOK).ok();
+                None
+            }
+            answer => Some(answer),
+        });
+        answer.expect("it is over some time").unwrap_or_else(|error| panic!("{method} {params}: {error}"))
+    }
+
+    /// The last line of the log that was read.
+    pub(crate) fn last_line(&self) -> &str {
+        self.seen.lines().last().unwrap_or_default()
+    }
+
     /// Asserts that it still answers.
     pub(crate) fn lives(&self) {
         let version = self.done("spdk_get_version", Value::Null);
@@ -134,11 +163,7 @@ impl Daemon {
 
     /// Waits until it ends.
     pub(crate) fn wait(mut self) -> Ended {
-        // The log's end is the process's, for nobody else has it.
-        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
-            self.seen += &line;
-            self.seen.push('\n');
-        }
+        read_to_end(&self.log, &mut self.seen);
         let status = self.child.wait().expect("our child");
         Ended {
             status,
@@ -152,6 +177,55 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A daemon that takes over from another one, or tries to.
+pub(crate) struct Successor {
+    child: Child,
+    log: Receiver<String>,
+    seen: String,
+}
+
+impl Successor {
+    /// Reads the log until a line contains `text`.
+    pub(crate) fn wait_for_log(&mut self, text: &str) {
+        read_until(&self.log, &mut self.seen, text);
+    }
+
+    /// Waits until it ends: its exit status and its log.
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
+        read_to_end(&self.log, &mut self.seen);
+        (self.child.wait().expect("our child"), self.seen)
+    }
+}
+
+fn spawn<A: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = A>) -> (Child, Receiver<String>) {
+    let mut child = command(folder).args(arguments).spawn().expect("spineld is built");
+    let stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let (lines, log) = channel();
+    let read = move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line));
+    std::thread::Builder::new().name("log".into()).spawn(read).expect("a thread");
+    (child, log)
+}
+
+fn read_until(log: &Receiver<String>, seen: &mut String, text: &str) {
+    loop {
+        let line = log.recv_timeout(PATIENCE);
+        let line = line.unwrap_or_else(|error| panic!("'{text}' is not logged ({error}):\n{seen}"));
+        *seen += &line;
+        seen.push('\n');
+        if line.contains(text) {
+            return;
+        }
+    }
+}
+
+/// The log's end is the process's, for nobody else has it.
+fn read_to_end(log: &Receiver<String>, seen: &mut String) {
+    while let Ok(line) = log.recv_timeout(PATIENCE) {
+        *seen += &line;
+        seen.push('\n');
     }
 }
 

@@ -274,6 +274,18 @@ fn a_channel_that_ends_lets_go_of_everything_and_what_it_owes_stays_owed() {
 }
 
 #[test]
+fn a_channel_that_does_not_end_after_all_keeps_its_pace_again() {
+    let device = throttle(&[(Cap::WriteIos, 10, 0)]);
+    let mut guest = Guest::new(&device, 8, |_| (WRITE, 8));
+    guest.turn(at(0), true);
+    guest.channel.let_go();
+    guest.channel.hold_on();
+    guest.turn(at(TURN_NS), true);
+    guest.turn(at(2 * TURN_NS), true);
+    assert!(guest.in_flight > 0 && guest.channel.arm() > Armed::Ready, "what comes from here on is held back");
+}
+
+#[test]
 fn a_place_in_line_is_given_back_by_a_channel_that_ends() {
     let device = throttle(&[(Cap::Ios, 1, 0)]);
     let mut channels = [(); 3].map(|()| Guest::new(&device, 1, |_| (WRITE, 8)));

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// By queue: the core that serves it, or will when it runs, as its place among the disk's cores.
 ///
 /// Only the controller's thread writes; it is shared with the sessions that this thread serves.
-pub(crate) struct Places(Box<[AtomicUsize]>);
+pub(crate) struct Homes(Box<[AtomicUsize]>);
 
-impl Places {
+impl Homes {
     /// Queue 0 on the core at `first`, the others on those that follow, in turn.
     pub(crate) fn spread(queues: u16, first: usize, cores: usize) -> Self {
         Self((0..usize::from(queues)).map(|queue| AtomicUsize::new((first + queue) % cores)).collect())
