@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub(crate) enum Soak {
     /// Kill the daemon (SIGKILL) at random moments under verified load, and start it again 0 to 3 s later
     ///
-    /// A guest has three disks, each a file below a delay: on one all requests take 20 ms and more, on one every hundredth write
+    /// A guest has three disks, each a file below a delay: on one all requests take 100 ms and more, on one every hundredth write
     /// takes 1.5 s after it has come to the file, and on one every request takes 4 s, which is longer than a restart. In the guest,
     /// spinelbench stamps what it writes and checks what it reads. Shown are the requests in flight at the kills, the pauses, and
     /// how much was checked. A request that fails or is wrong, or a disk that stands still for 120 s, ends the run, with what was
@@ -21,7 +21,7 @@ pub(crate) enum Soak {
     /// its first messages never speaks to the next.
     Crash {
         /// How often the daemon is killed, with each of the layouts
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
         kills: u32,
         /// Chooses the moments; the same seed chooses the same
         #[arg(long, default_value_t = 1)]
@@ -38,7 +38,7 @@ pub(crate) enum Soak {
     /// Shown is QEMU's own figure of how long the guest ran nowhere.
     Migrate {
         /// How often the guest moves, with each of the servers and the layouts
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
         moves: u32,
         /// Leave out qemu-storage-daemon
         #[arg(long)]

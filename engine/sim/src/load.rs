@@ -183,7 +183,8 @@ impl Load {
                 busy = true;
             }
             self.channel.kick();
-            if busy || self.slots.held() == 0 {
+            // With nothing in flight there is room, or there will be some in time.
+            if busy || (self.slots.held() == 0 && self.channel.room() > 0) {
                 rig.end_turn();
             } else {
                 let in_flight = self.slots.held();

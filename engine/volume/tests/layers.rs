@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use spinel_core::{Device, OpKind};
 use spinel_sim::{Checked, Checker, DiskOptions, Failure, Load, LoadOptions, Mishap, Prng, Rig, SimDisk, Wrong, every_seed};
-use spinel_volume::{DelayDevice, ErrorDevice, Fault, Injection, Latencies, LatencyKind, MemoryDevice, Shape, Target};
+use spinel_volume::{
+    CAPS, DelayDevice, ErrorDevice, Fault, Injection, Latencies, LatencyKind, Limit, MemoryDevice, Shape, Target, Throttle,
+};
 
-/// Delay over error over a simulated disk.
+/// Delay over error over limits over a simulated disk.
 struct Pile {
     disk: SimDisk,
+    throttle: Arc<Throttle>,
     error: Arc<ErrorDevice>,
     delay: DelayDevice,
     /// Requests that were seen hanging.
@@ -29,10 +32,17 @@ impl Pile {
             ..DiskOptions::default()
         };
         let disk = SimDisk::new(options, prng.fork());
-        let error = Arc::new(ErrorDevice::new(Arc::new(disk.clone())).unwrap());
+        let throttle = Arc::new(Throttle::new(Arc::new(disk.clone())));
+        let error = Arc::new(ErrorDevice::new(Arc::clone(&throttle) as _).unwrap());
         let child: Arc<dyn Device> = Arc::clone(&error) as Arc<dyn Device>;
         let delay = DelayDevice::new(child, Latencies { p99_read_us: 2_000, p99_write_us: 3_000, ..Latencies::default() }).unwrap();
-        Self { disk, error, delay, hung: 0 }
+        Self { disk, throttle, error, delay, hung: 0 }
+    }
+
+    /// Sets, changes or lifts a limit; the first and the last change what the next channel is.
+    fn limit(&self, prng: &mut Prng) {
+        let limit = Limit::new(prng.within(500..=100_000), prng.below(3)).unwrap();
+        self.throttle.limits().set([(*prng.pick(&CAPS), (!prng.one_in(3)).then_some(limit))]);
     }
 
     /// Lets something happen to the requests to come.
@@ -41,12 +51,13 @@ impl Pile {
         let count = u32::try_from(prng.within(1..=4)).unwrap();
         let queue_depth = *prng.pick(&[0, 0, 3]);
         let inject = |fault| self.error.inject(Injection { target, fault, count, queue_depth }).unwrap();
-        match prng.below(7) {
+        match prng.below(8) {
             0 => inject(Fault::Failure),
             1 => inject(Fault::NoMemory),
             2 | 3 => inject(Fault::Pending),
             4 => self.delay.set_latency(*prng.pick(&LATENCIES), prng.below(500)),
-            5 => self.disk.inject(*prng.pick(&[OpKind::Read, OpKind::Write]), Mishap::Hang, 2),
+            5 => self.limit(prng),
+            6 => self.disk.inject(*prng.pick(&[OpKind::Read, OpKind::Write]), Mishap::Hang, 2),
             _ => self.error.clear(),
         }
     }
@@ -75,6 +86,7 @@ fn run(seed: u64) -> Result<(Checked, usize, u64), Failure> {
     let options = LoadOptions { depth: 12, blocks_max: if geometry.block_bytes == 512 { 8 } else { 2 }, ..LoadOptions::default() };
     let mut hash = 0;
     for life in 0..3 {
+        pile.limit(&mut prng);
         let mut load = Load::open(&mut rig, &pile.delay, checker, options.clone(), prng.fork()).unwrap();
         load.sweep(&mut rig)?;
         for _ in 0..8 {
