@@ -128,12 +128,14 @@ impl Core {
     }
 
     /// A turn begins: every driver reaps; the maximum of their progress.
+    #[inline]
     pub fn reap(&mut self, now: Instant) -> Progress {
         self.crowd.turn(now);
         self.drivers.iter().map(|shared| shared.driver.borrow_mut().reap(now)).max().unwrap_or(Progress::Idle)
     }
 
     /// Every driver starts what waits in it.
+    #[inline]
     pub fn flush(&mut self) {
         for shared in &self.drivers {
             shared.driver.borrow_mut().flush();

@@ -5,9 +5,10 @@
 //! sleeps; the sender puts its message in, fences, and looks at `asleep`. One of the
 //! two sees the other, so no message is slept through.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
@@ -21,6 +22,8 @@ use crate::poller::{PollerId, Recipe, Remains};
 #[derive(Debug)]
 pub struct Bell {
     asleep: AtomicBool,
+    /// How often somebody came to ring, asleep or not: once for each message.
+    rung: AtomicU64,
     fd: OwnedFd,
 }
 
@@ -48,6 +51,7 @@ impl Bell {
 
     /// Rings if the core sleeps, or is about to. Call after the message is in.
     pub fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
             let written = rustix::io::write(&self.fd, &1_u64.to_ne_bytes());
@@ -88,6 +92,8 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Command>,
+    /// How many were taken.
+    taken: Cell<u64>,
     bell: Arc<Bell>,
 }
 
@@ -98,11 +104,11 @@ pub struct Inbox {
 pub fn mailbox(core: CoreId) -> Result<(Mailbox, Inbox), OpenError> {
     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(|error| OpenError::System { doing: "making an eventfd for a core's mailbox", source: error.into() })?;
-    let bell = Arc::new(Bell { asleep: AtomicBool::new(false), fd });
+    let bell = Arc::new(Bell { asleep: AtomicBool::new(false), rung: AtomicU64::new(0), fd });
     // Not bounded: a bounded channel keeps what arrives as its receiver goes, and with it the reply's sender, so that
     // whoever asked would wait for ever. Senders wait for each answer, so their number is the bound.
     let (sender, receiver) = unbounded();
-    Ok((Mailbox { core, sender, bell: Arc::clone(&bell) }, Inbox { receiver, bell }))
+    Ok((Mailbox { core, sender, bell: Arc::clone(&bell) }, Inbox { receiver, taken: Cell::new(0), bell }))
 }
 
 impl Mailbox {
@@ -181,8 +187,18 @@ impl Mailbox {
 impl Inbox {
     /// The next command, if there is one.
     #[must_use]
+    #[inline]
     pub fn take(&self) -> Option<Command> {
-        self.receiver.try_recv().ok()
+        // Every turn asks, nearly all in vain, and a channel fences before it says that it has no message.
+        let taken = self.taken.get();
+        if self.bell.rung.load(Ordering::Acquire) == taken { None } else { self.receive(taken) }
+    }
+
+    #[cold]
+    fn receive(&self, taken: u64) -> Option<Command> {
+        let command = self.receiver.try_recv().ok()?;
+        self.taken.set(taken + 1);
+        Some(command)
     }
 
     /// Whether nothing waits.
