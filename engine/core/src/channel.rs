@@ -1,6 +1,6 @@
 //! One core's own way into a device. Knows nothing of who submits or what lies below.
 
-use crate::request::{Completions, Request};
+use crate::request::{Completions, Request, Single};
 use crate::units::Instant;
 
 /// What must happen before something has to be polled again. Ordered: a composite answers the minimum of its parts.
@@ -33,6 +33,14 @@ pub trait Channel {
 
     /// Takes one request.
     fn submit(&mut self, request: Request<'_>);
+
+    /// Takes several requests, for which there is room, as if they were submitted one after the other. For channels whose
+    /// own work on a request is less than that of calling them.
+    fn submit_all(&mut self, at: Instant, requests: &[Single]) {
+        for request in requests {
+            self.submit(request.request(at));
+        }
+    }
 
     /// What was submitted should start now. A hint where a driver is shared: the driver's flush starts it anyway.
     fn kick(&mut self);

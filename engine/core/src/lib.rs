@@ -28,7 +28,7 @@ pub use histogram::{BUCKETS, Histogram, bucket_of, bucket_range};
 pub use mailbox::{Bell, Command, Inbox, Mailbox, mailbox};
 pub use meter::{CoreMeter, CoreUsage, Meter, Meters, OpCounts, Snapshot};
 pub use poller::{Poller, PollerId, Progress, Recipe, Remains};
-pub use request::{Completion, Completions, OPS, Op, OpKind, Request, Status};
+pub use request::{Completion, Completions, OPS, Op, OpKind, Request, Single, Status};
 pub use slots::Slots;
 pub use units::{Instant, Lba, Tag};
 

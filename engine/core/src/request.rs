@@ -97,6 +97,31 @@ pub struct Request<'a> {
     pub segments: &'a [Segment],
 }
 
+/// A request of one segment, which it holds: what a batch consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct Single {
+    /// See [`Request::tag`].
+    pub tag: Tag,
+    /// What to do: a read or a write.
+    pub op: Op,
+    /// First block.
+    pub start: Lba,
+    /// Number of blocks: exactly what the segment holds.
+    pub blocks: u32,
+    /// Where the bytes go to or come from.
+    pub segment: Segment,
+}
+
+impl Single {
+    /// The same as any other request, in the turn that began `at`.
+    #[must_use]
+    #[inline]
+    pub fn request(&self, at: Instant) -> Request<'_> {
+        let Self { tag, op, start, blocks, ref segment } = *self;
+        Request { tag, op, at, start, blocks, segments: std::slice::from_ref(segment) }
+    }
+}
+
 /// How a request ended. One byte on the data path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]

@@ -36,19 +36,37 @@ impl Ended {
 
     #[inline]
     pub(crate) fn push(&mut self, tag: Tag, status: Status) {
-        if self.end == self.entries.len() {
-            self.move_down();
+        match self.entries.get_mut(self.end) {
+            Some(entry) => {
+                *entry = Completion { tag, status };
+                self.end += 1;
+            }
+            None => self.move_down_and_push(tag, status),
         }
-        self.entries[self.end] = Completion { tag, status };
-        self.end += 1;
     }
 
     /// Makes room at the end. Rare: a queue that was emptied begins anew.
     #[cold]
-    fn move_down(&mut self) {
+    #[inline(never)]
+    fn move_down_and_push(&mut self, tag: Tag, status: Status) {
         assert!(self.start > 0, "a request was submitted past room()");
         self.entries.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.len());
+        self.push(tag, status);
+    }
+
+    /// Adds so many, for which there is room.
+    #[inline]
+    pub(crate) fn extend(&mut self, more: impl ExactSizeIterator<Item = Completion>) {
+        if self.end + more.len() > self.entries.len() {
+            more.for_each(|Completion { tag, status }| self.push(tag, status));
+            return;
+        }
+        let count = more.len();
+        for (entry, completion) in self.entries[self.end..].iter_mut().zip(more) {
+            *entry = completion;
+        }
+        self.end += count;
     }
 
     /// Moves as many as `done` takes, oldest first.

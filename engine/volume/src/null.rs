@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use spinel_core::{Armed, Channel, Completions, Core, Device, Geometry, Instant, Op, OpenError, Request, Status};
+use spinel_core::{Armed, Channel, Completion, Completions, Core, Device, Geometry, Instant, Lba, Op, OpenError, Request, Single, Status};
 
 use crate::ended::Ended;
 use crate::shape::{Shape, ShapeError, inside};
@@ -61,8 +61,15 @@ impl Channel for NullChannel {
     }
 
     fn submit(&mut self, request: Request<'_>) {
-        let fits = request.op == Op::Flush || inside(request.start, request.blocks, self.block_count.load(Ordering::Relaxed));
-        self.ended.push(request.tag, if fits { Status::Ok } else { Status::Range });
+        let Request { tag, op, start, blocks, .. } = request;
+        let status = if op == Op::Flush { Status::Ok } else { status_of(start, blocks, self.block_count.load(Ordering::Relaxed)) };
+        self.ended.push(tag, status);
+    }
+
+    fn submit_all(&mut self, _at: Instant, requests: &[Single]) {
+        let block_count = self.block_count.load(Ordering::Relaxed);
+        let end = |&Single { tag, start, blocks, .. }: &Single| Completion { tag, status: status_of(start, blocks, block_count) };
+        self.ended.extend(requests.iter().map(end));
     }
 
     fn kick(&mut self) {}
@@ -76,10 +83,14 @@ impl Channel for NullChannel {
     }
 }
 
+fn status_of(start: Lba, blocks: u32, block_count: u64) -> Status {
+    if inside(start, blocks, block_count) { Status::Ok } else { Status::Range }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spinel_core::{Completion, Lba, Tag};
+    use spinel_core::Tag;
     use spinel_sim::{Prng, Rig};
 
     fn open(device: &NullDevice, depth: u16) -> (Rig, Box<dyn Channel>) {

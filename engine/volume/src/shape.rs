@@ -92,7 +92,8 @@ impl Shape {
 
 /// Whether `blocks` from `start` lie on a device of `block_count` blocks.
 pub(crate) fn inside(start: Lba, blocks: u32, block_count: u64) -> bool {
-    start.0.checked_add(u64::from(blocks)).is_some_and(|end| end <= block_count)
+    // A sum that overflows is still more blocks than there are.
+    start.0.saturating_add(u64::from(blocks)) <= block_count
 }
 
 #[cfg(test)]
