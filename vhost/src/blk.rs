@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spinel_core::mem::{GuestMap, Look, Segment};
+use spinel_core::mem::{GuestMap, Look, Segment, Spot};
 use spinel_core::{Device, Geometry, Lba, Meters, Op, Status};
 
 use crate::ring::{Descriptor, RingFault, Usual};
@@ -151,7 +151,7 @@ pub(crate) struct Chain {
     segments: Vec<Segment>,
     /// How many of the segments the device only reads; they come first.
     readable: usize,
-    status: Option<Segment>,
+    status: Option<Spot>,
     overflow: bool,
 }
 
@@ -160,7 +160,7 @@ const HEADER_BYTES: u32 = 16;
 impl Chain {
     /// Where the status byte goes.
     #[inline]
-    pub(crate) fn status(&self) -> Segment {
+    pub(crate) fn status(&self) -> Spot {
         self.status.expect("gather found it or failed")
     }
 
@@ -188,7 +188,7 @@ impl Chain {
                 for raw in data {
                     self.add(head, Descriptor(*raw), guest)?;
                 }
-                return guest.segments(last.address(), 1, |segment| self.status = Some(segment)).map_err(RingFault::Memory);
+                return guest.segments(last.address(), 1, |segment| self.status = segment.first()).map_err(RingFault::Memory);
             }
         }
         self.gather_any(head, chain, guest)
@@ -244,7 +244,7 @@ impl Chain {
         self.header = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
         let last = self.segments[self.readable..].last_mut().ok_or(RingFault::NoStatus(head))?;
         let (data, status) = last.split_at(last.len_bytes() - 1);
-        self.status = Some(status);
+        self.status = status.first();
         if data.len_bytes() == 0 {
             self.segments.pop();
         } else {
@@ -274,6 +274,10 @@ pub(crate) enum Asked<'a> {
 pub(crate) struct Terms {
     pub(crate) features: BlkFeatures,
     pub(crate) block_bytes: u32,
+    /// Its power of two.
+    block_shift: u32,
+    /// Most blocks whose bytes have 32 bits, and are less than those can count.
+    blocks_max: u32,
     /// Sectors per block, as a power of two.
     sectors_shift: u32,
     /// The bits of a sector's number that say where in a block it lies.
@@ -289,11 +293,23 @@ impl Terms {
         Self {
             features,
             block_bytes: geometry.block_bytes,
+            block_shift: geometry.block_bytes.ilog2(),
+            blocks_max: u32::MAX / geometry.block_bytes,
             sectors_shift: (geometry.block_bytes / SECTOR_BYTES).ilog2(),
             sector_in_block: u64::from(geometry.block_bytes / SECTOR_BYTES) - 1,
             segments_max: geometry.segments_max,
             read_only: disk.read_only || geometry.read_only,
             stable_writes: false,
+        }
+    }
+
+    /// What a usual chain does whose buffer the device writes, or reads; nothing if it may not.
+    #[inline(always)]
+    pub(crate) fn op(&self, writable: bool) -> Option<Op> {
+        match writable {
+            true => Some(Op::Read),
+            false if self.read_only => None,
+            false => Some(Op::Write { fua: self.stable_writes }),
         }
     }
 
@@ -326,35 +342,40 @@ pub(crate) fn parse<'a>(chain: &'a Chain, guest: &GuestMap, terms: &Terms, seria
     }
 }
 
-/// A read or write with one buffer.
+/// What a usual chain has beside its buffer, checked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Transfer {
-    pub(crate) op: Op,
-    pub(crate) start: Lba,
-    pub(crate) blocks: u32,
-    pub(crate) data: Segment,
-    pub(crate) status: Segment,
+pub(crate) struct Parts {
+    /// Guest-physical address of the header.
+    pub(crate) header: u64,
+    pub(crate) status: Spot,
+    /// Whether the device writes the buffer.
+    pub(crate) writable: bool,
 }
 
-/// What a usual chain asks for, if it is a read or a write that the device can be given as it is. `None` leaves the judgement to [`parse`].
+/// A usual chain's parts and its buffer, if they can be seen.
 #[inline(always)]
-pub(crate) fn transfer_of(chain: &Usual, guest: impl Look, terms: &Terms) -> Option<Transfer> {
-    let [kind, sector] = guest.words::<2>(chain.header)?;
-    let op = match (kind & u64::from(u32::MAX), chain.writable) {
-        (IN, true) => Op::Read,
-        (OUT, false) if !terms.read_only => Op::Write { fua: terms.stable_writes },
-        _ => return None,
-    };
-    let len_bytes = chain.len_bytes;
-    // Bytes beyond whole sectors become the highest bits, no sectors at all the highest number.
-    let sectors = len_bytes.rotate_right(SECTOR_BYTES.ilog2());
-    if sectors.wrapping_sub(1) >= u32::MAX / SECTOR_BYTES {
+pub(crate) fn parts_of(chain: &Usual, guest: impl Look) -> Option<(Parts, Segment)> {
+    let data = guest.segment(chain.data, chain.len_bytes)?;
+    let status = guest.spot(chain.status)?;
+    Some((Parts { header: chain.header, status, writable: chain.writable }, data))
+}
+
+/// Which blocks a usual chain, with a buffer of so many bytes, reads or writes, if it is one that does `op` and can be given to
+/// the device as it is. `None` leaves the judgement to [`parse`].
+#[inline(always)]
+pub(crate) fn blocks_of(parts: &Parts, len_bytes: u32, op: Op, guest: impl Look, terms: &Terms) -> Option<(Lba, u32)> {
+    let wanted = if op == Op::Read { (IN, true) } else { (OUT, false) };
+    let [kind, sector] = guest.words::<2>(parts.header)?;
+    if (kind & u64::from(u32::MAX), parts.writable) != wanted {
         return None;
     }
-    let (start, blocks) = terms.blocks(sector, u64::from(sectors))?;
-    let data = guest.segment(chain.data, len_bytes)?;
-    let status = guest.segment(chain.status, 1)?;
-    Some(Transfer { op, start, blocks, data, status })
+    // Bytes beyond whole blocks become the highest bits, no blocks at all the highest number.
+    let blocks = len_bytes.rotate_right(terms.block_shift);
+    if blocks.wrapping_sub(1) >= terms.blocks_max {
+        return None;
+    }
+    // So do sectors beyond whole blocks: no device has such a block, and it says so.
+    Some((Lba(sector.rotate_right(terms.sectors_shift)), blocks))
 }
 
 #[inline]

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use spinel_core::mem::{Array, GuestMap, Segment};
+use spinel_core::mem::{Array, GuestMap, Segment, Spot};
 use spinel_handover::Fd;
 use spinel_mem::{BoundsError, MapError, Region};
 
@@ -111,11 +111,12 @@ impl Marker {
     }
 
     /// It has ended, and its status is written.
-    pub(crate) fn end(&mut self, head: u16, status: &Segment, guest: &GuestMap) {
+    pub(crate) fn end(&mut self, head: u16, status: Spot, guest: &GuestMap) {
         let segments = self.written[usize::from(head)].drain(..);
-        for segment in segments.chain([*status]) {
-            if let Some(range) = guest.ranges().iter().find(|range| range.region.id() == segment.region()) {
-                self.to.log.mark(range.guest + segment.offset(), segment.len_bytes().into());
+        let stretches = segments.map(|segment| (segment.region(), segment.offset(), segment.len_bytes().into()));
+        for (region, offset, len_bytes) in stretches.chain([(status.region(), status.offset(), 1)]) {
+            if let Some(range) = guest.ranges().iter().find(|range| range.region.id() == region) {
+                self.to.log.mark(range.guest + offset, len_bytes);
             }
         }
     }

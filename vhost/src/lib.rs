@@ -21,6 +21,7 @@ pub mod blk;
 mod controller;
 mod dirty;
 mod handover;
+mod lot;
 mod memory;
 mod message;
 mod queue;

@@ -1,5 +1,6 @@
 //! One virtqueue served on one core: the poller between a guest's ring and a channel. Knows no message and no socket.
 
+mod gather;
 mod writes;
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,15 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use spinel_core::mem::{GuestMap, Segment};
+use spinel_core::mem::{GuestMap, Spot};
 use spinel_core::{
     Armed, Channel, Company, Completion, Completions, Core, Crowd, Instant, Lba, Member, Meter, Op, OpKind, OpenError, Poller, Progress,
-    Recipe, Remains, Request, Status, Tag, Watch, mem,
+    Recipe, Remains, Request, Single, Status, Tag, Watch, mem,
 };
 
-use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms, Transfer};
+use crate::blk::{self, Asked, BlkFeatures, Chain, Disk, Terms};
 use crate::dirty::{Marker, RingLog};
+use crate::lot::{LOT_MAX, Looked, Lot};
 use crate::ring::{AnyRing, Ring, RingFault};
+use gather::Gather;
 use writes::Writes;
 
 /// Everything a queue needs to run; built by the session, consumed on the core.
@@ -96,8 +99,6 @@ pub fn recipe(setup: QueueSetup) -> Recipe {
     })
 }
 
-/// Most chains taken in one turn, so that one guest cannot hold a core.
-const BATCH: u16 = 64;
 /// A turn takes no further chain once those taken have cost this much: a byte of data one, a descriptor `DESCRIPTOR_COST`.
 const TURN_COST: u64 = 4 << 20;
 const DESCRIPTOR_COST: u64 = 1 << 10;
@@ -108,51 +109,13 @@ const DEPTH_MAX: u16 = 4096;
 /// Segments that a request may have beyond the device's, because memory regions meet inside them.
 const SEAMS: usize = 8;
 
-/// A request in flight, or none. Its tag, and its place in the table, is the chain's head.
+/// A request in flight. Its tag, and its place in the table, is the chain's head.
 #[derive(Clone, Copy)]
 struct Flight {
-    status: Segment,
+    status: Spot,
     started: Instant,
     bytes: u32,
     op: OpKind,
-    flies: bool,
-}
-
-/// Requests that succeeded together, had begun together, and are of one kind: most of a batch. They are counted at once.
-#[derive(Clone, Copy)]
-struct Alike {
-    op: OpKind,
-    started: Instant,
-    count: u64,
-    bytes: u64,
-}
-
-impl Alike {
-    fn none() -> Self {
-        Self { op: OpKind::Read, started: Instant::default(), count: 0, bytes: 0 }
-    }
-
-    /// One more; if it differs, those before it are counted first.
-    #[inline(always)]
-    fn add(&mut self, flight: &Flight, now: Instant, meter: &Meter) {
-        if (flight.started, flight.op) != (self.started, self.op) {
-            self.count(now, meter);
-            *self = Self { op: flight.op, started: flight.started, count: 0, bytes: 0 };
-        }
-        self.count += 1;
-        self.bytes += u64::from(flight.bytes);
-    }
-
-    fn count(&self, now: Instant, meter: &Meter) {
-        if self.count > 0 {
-            meter.record_alike(self.op, self.count, self.bytes, now.since_ns(self.started), true);
-        }
-    }
-
-    /// What requests usually take, these included.
-    fn usual_ns(&self, now: Instant, before_ns: u64) -> u64 {
-        if self.count > 0 { (7 * before_ns + now.since_ns(self.started)) / 8 } else { before_ns }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,11 +130,13 @@ struct Queue<R> {
     setup: QueueSetup<R>,
     channel: Box<dyn Channel>,
     done: Completions,
+    gather: Gather,
+    lot: Lot,
     chain: Chain,
     terms: Terms,
     /// Whether the device has a cache that a power cut empties; without one every write is stable.
     volatile: bool,
-    flights: Box<[Flight]>,
+    flights: Box<[Option<Flight>]>,
     in_flight: usize,
     /// What the guest's memory is marked for, if somebody copies it.
     marker: Option<Box<Marker>>,
@@ -194,7 +159,7 @@ struct Queue<R> {
     /// What others were found on this core.
     company: Company,
     /// Most chains of a turn beside others.
-    among_others: u16,
+    among_others: usize,
     /// How long requests have taken lately, in nanoseconds.
     usual_ns: u64,
 }
@@ -206,15 +171,15 @@ impl<R: Ring> Queue<R> {
         let channel = setup.disk.device.open(core, size.min(DEPTH_MAX))?;
         let watch = setup.kick.as_ref().map(|kick| core.watch(kick.as_raw_fd()));
         let crowd = core.crowd();
-        let nowhere = setup.ring.nowhere();
-        let none = Flight { status: nowhere, started: Instant::default(), bytes: 0, op: OpKind::Read, flies: false };
         let mut queue = Self {
             channel,
             done: Completions::new(),
+            gather: Gather::default(),
+            lot: Lot::new(setup.ring.nowhere()),
             chain: Chain::new(geometry.segments_max),
             terms: Terms::new(&setup.disk, &geometry, setup.features),
             volatile: geometry.write_cache,
-            flights: vec![none; usize::from(size)].into_boxed_slice(),
+            flights: vec![None; usize::from(size)].into_boxed_slice(),
             in_flight: 0,
             marker: setup.log.clone().map(|log| Box::new(Marker::new(log, size, usize::from(geometry.segments_max) + SEAMS))),
             writes: setup.ring.keeps_record().then(|| Box::new(Writes::new(size))),
@@ -245,31 +210,19 @@ impl<R: Ring> Queue<R> {
         }
         self.done.clear();
         self.channel.poll(now, &mut self.done);
-        let QueueSetup { ring, guest, meter, .. } = &mut self.setup;
-        let mut alike = Alike::none();
-        for Completion { tag, status } in self.done.as_slice() {
-            let flight = &mut self.flights[tag.index()];
-            assert!(flight.flies, "a channel completes a tag once");
-            flight.flies = false;
-            let head = u16::try_from(tag.0).expect("tags of this queue are heads");
-            if let (Some(writes), true) = (&mut self.writes, flight.op != OpKind::Read) {
-                writes.end(head);
-            }
-            if *status == Status::Ok {
-                alike.add(flight, now, meter);
-                let data_bytes = if flight.op == OpKind::Read { flight.bytes } else { 0 };
-                finish(ring, guest, head, &flight.status, blk::S_OK, data_bytes + 1);
-            } else {
-                meter.record(flight.op, u64::from(flight.bytes), now.since_ns(flight.started), false);
-                finish(ring, guest, head, &flight.status, blk::status_byte(*status), 1);
-            }
-            if let Some(marker) = &mut self.marker {
-                marker.end(head, &flight.status, guest);
+        let completed = self.done.as_slice().len();
+        let mut ended = 0;
+        while ended < completed {
+            // Most of a batch succeeded, had begun together and is of one kind: what is so is finished and counted at once.
+            let alike = if self.marker.is_none() { self.finish_alike(ended, now) } else { 0 };
+            match alike {
+                0 => {
+                    self.finish(ended, now);
+                    ended += 1;
+                }
+                alike => ended += alike,
             }
         }
-        alike.count(now, meter);
-        self.usual_ns = alike.usual_ns(now, self.usual_ns);
-        let completed = self.done.as_slice().len();
         self.in_flight -= completed;
         completed > 0
     }
@@ -280,17 +233,89 @@ impl<R: Ring> Queue<R> {
         self.complete(now);
     }
 
+    /// Finishes completions from one on that succeeded, as far as their requests began together and are of one kind.
+    /// Answers how many.
+    #[inline(never)]
+    fn finish_alike(&mut self, from: usize, now: Instant) -> usize {
+        let first = self.done.as_slice()[from].tag;
+        match self.flights[first.index()] {
+            // Said apart, so that there the loop knows what it looks for.
+            Some(Flight { started, op: OpKind::Read, .. }) => self.finish_of_kind(from, OpKind::Read, started, now),
+            Some(Flight { started, op, .. }) => self.finish_of_kind(from, op, started, now),
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn finish_of_kind(&mut self, from: usize, op: OpKind, started: Instant, now: Instant) -> usize {
+        let QueueSetup { ring, guest, meter, .. } = &mut self.setup;
+        let done = &self.done.as_slice()[from..];
+        let (near, flights) = (guest.near(), &mut self.flights);
+        let (mut count, mut bytes) = (0, 0);
+        ring.put_used_each(done.iter().map_while(|Completion { tag, status }| {
+            let slot = flights.get_mut(tag.index())?;
+            let flight = slot.as_ref()?;
+            if *status != Status::Ok || flight.op != op || flight.started != started {
+                return None;
+            }
+            if !near.put(flight.status, blk::S_OK) {
+                guest.put(flight.status, blk::S_OK);
+            }
+            let written_bytes = written_bytes(op, flight.bytes);
+            count += 1;
+            bytes += u64::from(flight.bytes);
+            *slot = None;
+            Some((tag.0, written_bytes))
+        }));
+        if count == 0 {
+            return 0;
+        }
+        let took_ns = now.since_ns(started);
+        meter.record_alike(op, u64::try_from(count).expect("at most a batch"), bytes, took_ns, true);
+        self.usual_ns = (7 * self.usual_ns + took_ns) / 8;
+        let heads = done[..count].iter().map(|completion| head_of(completion.tag));
+        if let Some(writes) = self.writes.as_mut().filter(|_| op.changes()) {
+            heads.clone().for_each(|head| writes.end(head));
+        }
+        ring.record_ends(heads);
+        count
+    }
+
+    /// Finishes one completion of any kind.
+    #[inline(never)]
+    fn finish(&mut self, at: usize, now: Instant) {
+        let QueueSetup { ring, guest, meter, .. } = &mut self.setup;
+        let Completion { tag, status } = self.done.as_slice()[at];
+        let flight = self.flights[tag.index()].take().expect("a channel completes a tag once");
+        let head = head_of(tag);
+        if let Some(writes) = self.writes.as_mut().filter(|_| flight.op.changes()) {
+            writes.end(head);
+        }
+        let ok = status == Status::Ok;
+        meter.record(flight.op, u64::from(flight.bytes), now.since_ns(flight.started), ok);
+        let written_bytes = if ok { written_bytes(flight.op, flight.bytes) } else { 1 };
+        finish(ring, guest, head, flight.status, blk::status_byte(status), written_bytes);
+        if let Some(marker) = &mut self.marker {
+            marker.end(head, flight.status, guest);
+        }
+    }
+
     fn publish(&mut self) {
         let wanted = self.setup.ring.publish();
         self.mark_ring();
         if wanted {
-            while let Ok(call) = self.setup.calls.try_recv() {
-                self.setup.call = call;
-            }
-            if let Some(call) = &self.setup.call {
-                // A full counter, the only way this fails, means that the guest is notified already.
-                let _ = rustix::io::write(call, &1_u64.to_ne_bytes());
-            }
+            self.call();
+        }
+    }
+
+    #[inline(never)]
+    fn call(&mut self) {
+        while let Ok(call) = self.setup.calls.try_recv() {
+            self.setup.call = call;
+        }
+        if let Some(call) = &self.setup.call {
+            // A full counter, the only way this fails, means that the guest is notified already.
+            let _ = rustix::io::write(call, &1_u64.to_ne_bytes());
         }
     }
 
@@ -298,11 +323,11 @@ impl<R: Ring> Queue<R> {
     /// they notice.
     // Not inlined: the loop over the chains keeps its registers.
     #[inline(never)]
-    fn share(&mut self, now: Instant) -> u16 {
+    fn share(&mut self, now: Instant) -> usize {
         self.company = self.crowd.meet(self.member, now, self.usual_ns);
         self.among_others = match self.company {
-            Company::Alone => return BATCH,
-            Company::Patient => BATCH.min(self.among_others + 1),
+            Company::Alone => return LOT_MAX,
+            Company::Patient => LOT_MAX.min(self.among_others + 1),
             Company::Impatient => (self.among_others / 2).max(1),
         };
         self.among_others
@@ -313,30 +338,40 @@ impl<R: Ring> Queue<R> {
         if self.owes {
             return self.take_owed(now);
         }
-        let waiting = self.setup.ring.waiting()?;
-        if waiting == 0 {
+        let waiting = usize::from(self.setup.ring.waiting()?);
+        // Beside others the next look is not soon.
+        if waiting == 0 || self.company == Company::Alone && self.gather.waits(waiting, now) {
             return Ok(0);
         }
-        let most = self.share(now);
-        let batch = u16::try_from(self.channel.room()).map_or(most, |room| room.min(most)).min(waiting);
+        let batch = waiting.min(self.channel.room()).min(self.share(now));
         if batch == 0 {
             self.shut = true;
             return Ok(0);
         }
         // Read after the index: a write that was posted after the cache was switched off must see it off.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
-        if batch > 1 {
-            self.setup.ring.prefetch(batch, self.setup.guest.near());
-        }
-        let mut cost = 0;
-        for taken in 0..batch {
-            if cost >= TURN_COST {
-                return Ok(usize::from(taken));
+        // One chain has nothing to gain from being looked at before.
+        let together = batch > 1 && self.marker.is_none();
+        self.lot.clear();
+        let (mut taken, mut cost) = (0, 0);
+        while taken < batch && cost < TURN_COST {
+            if together {
+                taken += self.start_together(batch - taken, now, &mut cost);
+                if self.lot.was_full() || cost >= TURN_COST {
+                    continue;
+                }
             }
-            let Some(head) = self.setup.ring.take()? else { return Ok(usize::from(taken)) };
+            let Some(head) = self.setup.ring.take()? else { break };
+            if R::ONE_PLACE_EACH {
+                self.lot.skip(1)
+            } else {
+                self.lot.clear()
+            }
             cost += self.start(head, now)?;
+            taken += 1;
         }
-        Ok(usize::from(batch))
+        self.gather.took(taken);
+        Ok(taken)
     }
 
     /// Starts chains that were taken before: by a process that is gone, or in a turn when they had to wait.
@@ -344,7 +379,7 @@ impl<R: Ring> Queue<R> {
     fn take_owed(&mut self, now: Instant) -> Result<usize, RingFault> {
         // A write that was posted after the cache was switched off must see it off, as in `take`.
         self.terms.stable_writes = self.volatile && !self.setup.writeback.load(Ordering::Relaxed);
-        let room = self.channel.room().min(usize::from(BATCH));
+        let room = self.channel.room().min(LOT_MAX);
         self.shut = room == 0;
         for started in 0..room {
             let Some(head) = self.waits.take().or_else(|| self.setup.ring.replay()) else {
@@ -359,35 +394,93 @@ impl<R: Ring> Queue<R> {
         Ok(room)
     }
 
-    /// Starts one request. Answers what it cost this turn.
+    /// Starts the next chains, at most `count`, as long as they are usual ones, and near. Answers how many.
+    #[inline(never)]
+    fn start_together(&mut self, count: usize, now: Instant, cost: &mut u64) -> usize {
+        if self.lot.is_empty() {
+            self.lot.look(&self.setup.ring, &self.setup.guest, count);
+        }
+        let mut started = 0;
+        while let Some(op) = self.lot.left().first().and_then(|first| self.terms.op(first.parts?.writable)) {
+            // Said apart, so that the loop knows what it looks for.
+            let alike = match op {
+                Op::Read => self.start_alike(Op::Read, now, cost),
+                op => self.start_alike(op, now, cost),
+            };
+            started += alike;
+            if alike == 0 || *cost >= TURN_COST {
+                break;
+            }
+        }
+        started
+    }
+
+    /// The same for those that do the same as the first.
     #[inline(always)]
+    fn start_alike(&mut self, op: Op, now: Instant, turn_cost: &mut u64) -> usize {
+        let QueueSetup { ring, guest, .. } = &mut self.setup;
+        let near = guest.near();
+        let (looked, requests) = self.lot.left_mut();
+        let guarded = op != Op::Read && self.writes.is_some();
+        let (mut started, mut cost) = (0, *turn_cost);
+        for (Looked { offered, parts }, request) in looked.iter().zip(&mut *requests) {
+            let head = offered.number;
+            let (Some(parts), Some(slot @ None)) = (parts, self.flights.get_mut(usize::from(head))) else { break };
+            let bytes = request.segment.len_bytes();
+            let Some((start, blocks)) = blk::blocks_of(parts, bytes, op, near, &self.terms) else { break };
+            if guarded && !begins(&mut self.writes, head, op, start, blocks) {
+                break;
+            }
+            *slot = Some(Flight { status: parts.status, started: now, bytes, op: op.kind() });
+            (request.tag, request.op, request.start, request.blocks) = (Tag(u32::from(head)), op, start, blocks);
+            started += 1;
+            cost += USUAL_COST + u64::from(bytes);
+            if cost >= TURN_COST {
+                break;
+            }
+        }
+        *turn_cost = cost;
+        ring.take_looked(&looked[..started]);
+        self.channel.submit_all(now, &requests[..started]);
+        self.lot.skip(started);
+        self.in_flight += started;
+        started
+    }
+
+    /// Starts one request that is not usual, or not near.
+    #[inline(never)]
     fn start(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
         let Some(flight) = self.flights.get(usize::from(head)) else { return Err(RingFault::DescriptorIndex(head)) };
-        if flight.flies {
+        if flight.is_some() {
             return Err(RingFault::HeadInFlight(head));
         }
         let QueueSetup { ring, guest, .. } = &mut self.setup;
         if self.marker.is_some() {
             return self.start_any(head, now);
         }
-        let near = guest.near();
-        match ring.usual(head, near).and_then(|chain| blk::transfer_of(&chain, near, &self.terms)) {
-            Some(transfer) => self.submit(head, transfer, now),
-            None => self.start_elsewhere(head, now),
+        let guest = &*guest;
+        let asked = ring.usual(head, guest).and_then(|chain| {
+            let (parts, data) = blk::parts_of(&chain, guest)?;
+            let op = self.terms.op(parts.writable)?;
+            let (start, blocks) = blk::blocks_of(&parts, data.len_bytes(), op, guest, &self.terms)?;
+            Some((Single { tag: Tag(u32::from(head)), op, start, blocks, segment: data }, parts.status))
+        });
+        match asked {
+            Some((request, status)) => self.submit(head, &request, status, now),
+            None => self.start_any(head, now),
         }
     }
 
-    #[inline(always)]
-    fn submit(&mut self, head: u16, transfer: Transfer, now: Instant) -> Result<u64, RingFault> {
-        let Transfer { op, start, blocks, data, status } = transfer;
-        if op != Op::Read && !begins(&mut self.writes, head, op, start, blocks) {
+    fn submit(&mut self, head: u16, request: &Single, status: Spot, now: Instant) -> Result<u64, RingFault> {
+        let &Single { op, start, blocks, ref segment, .. } = request;
+        if !begins(&mut self.writes, head, op, start, blocks) {
             return Ok(self.wait(head));
         }
         self.setup.ring.record(head)?;
-        let bytes = data.len_bytes();
-        self.flights[usize::from(head)] = Flight { status, started: now, bytes, op: op.kind(), flies: true };
+        let bytes = segment.len_bytes();
+        self.flights[usize::from(head)] = Some(Flight { status, started: now, bytes, op: op.kind() });
         self.in_flight += 1;
-        self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments: &[data] });
+        self.channel.submit(request.request(now));
         Ok(USUAL_COST + u64::from(bytes))
     }
 
@@ -396,16 +489,6 @@ impl<R: Ring> Queue<R> {
     fn wait(&mut self, head: u16) -> u64 {
         (self.owes, self.waits) = (true, Some(head));
         TURN_COST
-    }
-
-    /// Starts one request, parts of which lie in another range of memory than what came before, or which is no usual one.
-    #[inline(never)]
-    fn start_elsewhere(&mut self, head: u16, now: Instant) -> Result<u64, RingFault> {
-        let QueueSetup { ring, guest, .. } = &mut self.setup;
-        match ring.usual(head, &*guest).and_then(|chain| blk::transfer_of(&chain, &*guest, &self.terms)) {
-            Some(transfer) => self.submit(head, transfer, now),
-            None => self.start_any(head, now),
-        }
     }
 
     /// Starts one request of any kind and cut.
@@ -427,7 +510,7 @@ impl<R: Ring> Queue<R> {
         match asked {
             Asked::Submit { op, start, blocks, segments } => {
                 let bytes = blocks.saturating_mul(self.terms.block_bytes);
-                self.flights[slot] = Flight { status, started: now, bytes, op: op.kind(), flies: true };
+                self.flights[slot] = Some(Flight { status, started: now, bytes, op: op.kind() });
                 self.in_flight += 1;
                 cost += if segments.is_empty() { 0 } else { u64::from(bytes) };
                 if let (Some(marker), Op::Read) = (&mut self.marker, op) {
@@ -436,10 +519,10 @@ impl<R: Ring> Queue<R> {
                 self.channel.submit(Request { tag: Tag(u32::from(head)), op, at: now, start, blocks, segments });
             }
             Asked::Answer { status: answer, written_bytes } => {
-                finish(ring, guest, head, &status, answer, written_bytes);
+                finish(ring, guest, head, status, answer, written_bytes);
                 if let Some(marker) = &mut self.marker {
                     marker.begin(head, self.chain.segments());
-                    marker.end(head, &status, guest);
+                    marker.end(head, status, guest);
                 }
             }
         }
@@ -491,10 +574,20 @@ fn begins(writes: &mut Option<Box<Writes>>, head: u16, op: Op, start: Lba, block
     }
 }
 
-/// Writes a request's status and puts its chain into the used ring.
+/// What is said of a chain whose request succeeded: the bytes that were written into it, the status among them.
 #[inline(always)]
-fn finish<R: Ring>(ring: &mut R, guest: &GuestMap, head: u16, status_at: &Segment, status: u8, written_bytes: u32) {
-    // The segment was checked against this very map.
+fn written_bytes(op: OpKind, bytes: u32) -> u32 {
+    if op == OpKind::Read { bytes + 1 } else { 1 }
+}
+
+/// The chain that a request is.
+#[inline(always)]
+fn head_of(tag: Tag) -> u16 {
+    u16::try_from(tag.0).expect("tags of this queue are heads")
+}
+
+/// Writes a request's status and puts its chain into the used ring.
+fn finish<R: Ring>(ring: &mut R, guest: &GuestMap, head: u16, status_at: Spot, status: u8, written_bytes: u32) {
     guest.put(status_at, status);
     ring.put_used(head, written_bytes);
 }

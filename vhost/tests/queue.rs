@@ -11,6 +11,8 @@ mod malformed_packed;
 mod paced;
 #[path = "queue/recovery.rs"]
 mod recovery;
+#[path = "queue/together.rs"]
+mod together;
 
 use std::sync::Arc;
 

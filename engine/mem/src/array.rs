@@ -124,14 +124,6 @@ impl<T: Plain> Wrapping<T> {
     }
 }
 
-impl<T: Plain> Wrapping<T> {
-    /// Asks the processor to fetch an element's cache line.
-    #[inline(always)]
-    pub fn prefetch(&self, index: u16) {
-        prefetch(self.at(index).cast());
-    }
-}
-
 impl Wrapping<[u32; 2]> {
     /// Stores both words of one element, one after the other.
     #[inline(always)]
@@ -153,18 +145,6 @@ pub(crate) fn prefetch(address: NonNull<u8>) {
     // SAFETY: a prefetch has no effect but on the cache.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.as_ptr().cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
-/// Asks the processor to fetch the cache line of an address inside a mapping, to be written.
-#[inline(always)]
-pub(crate) fn prefetch_to_write(address: NonNull<u8>) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch has no effect but on the cache.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(address.as_ptr().cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::array::Plain;
-use crate::region::{Region, RegionId, Segment};
+use crate::region::{Region, RegionId, Segment, Spot};
 
 /// One range of guest memory as the front end describes it (vhost-user: "Memory region description").
 #[derive(Clone, Debug)]
@@ -63,12 +63,12 @@ impl fmt::Display for GuestRangeError {
 
 impl std::error::Error for GuestRangeError {}
 
-/// The range that matched last, flat, so that a match touches one cache line.
+/// A range that matched, flat, so that a match touches one cache line.
 #[derive(Clone, Copy, Debug)]
 struct Last {
     guest: u64,
-    /// Zero if nothing has matched yet.
-    len_bytes: u64,
+    /// At how many offsets nothing at all would lie in it: one more than its length, or none if nothing has matched yet.
+    places: u64,
     /// Where the range is mapped. The map owns a share of its region, and forgets this when it gives that up.
     base: NonNull<u8>,
     index: usize,
@@ -76,26 +76,51 @@ struct Last {
 }
 
 /// Matches nothing.
-const NOWHERE: Last = Last { guest: 0, len_bytes: 0, base: NonNull::dangling(), index: 0, region: RegionId(u16::MAX) };
+const NOWHERE: Last = Last { guest: 0, places: 0, base: NonNull::dangling(), index: 0, region: RegionId(u16::MAX) };
 
 impl Last {
     /// The offset of `len_bytes` from a guest-physical address on, if all of them lie here.
     #[inline(always)]
     fn offset(&self, guest: u64, len_bytes: u64) -> Option<u64> {
-        // Below the range the difference wraps to a huge number, which no length exceeds.
+        // At how many offsets so many bytes would lie here: for a fixed length, loops work that out once.
+        let places = self.places.saturating_sub(len_bytes);
+        // Below the range the difference wraps to a huge number, which no range has places for.
         let offset = guest.wrapping_sub(self.guest);
-        (len_bytes <= self.len_bytes && offset <= self.len_bytes - len_bytes).then_some(offset)
+        (offset < places).then_some(offset)
     }
 
-    /// Words from an offset on, of which all lie here, each copied once; `None` if they are not aligned.
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u64) -> Option<[u64; N]> {
-        let first = self.at(offset).cast::<u64>();
+    fn segment(&self, guest: u64, len_bytes: u32) -> Option<Segment> {
+        let offset = self.offset(guest, u64::from(len_bytes))?;
+        Some(Segment { offset, len_bytes, region: self.region })
+    }
+
+    #[inline(always)]
+    fn spot(&self, guest: u64) -> Option<Spot> {
+        Some(Spot::new(self.region, self.offset(guest, 1)?))
+    }
+
+    /// Sets a byte if it lies here. Says whether it does.
+    #[inline(always)]
+    fn put(&self, spot: Spot, byte: u8) -> bool {
+        let offset = spot.offset_in(self.region);
+        let here = offset < self.places.saturating_sub(1);
+        if here {
+            // SAFETY: the offset lies inside the mapping.
+            unsafe { self.at(offset).write_volatile(byte) };
+        }
+        here
+    }
+
+    /// Words, each copied once; `None` if they do not all lie here, or are not aligned.
+    #[inline(always)]
+    fn words<const N: usize>(&self, guest: u64) -> Option<[u64; N]> {
+        let first = self.at(self.offset(guest, bytes_of_words::<N>())?).cast::<u64>();
         if !first.is_aligned() {
             return None;
         }
         Some(std::array::from_fn(|index| {
-            // SAFETY: callers showed that N words from there on lie inside the mapping.
+            // SAFETY: N words from there on lie inside the mapping.
             let word = unsafe { first.add(index) };
             // SAFETY: it is aligned, lies inside the mapping, and every bit pattern is a word.
             u64::from_le(unsafe { word.read_volatile() })
@@ -115,8 +140,10 @@ impl Last {
 #[derive(Clone, Debug)]
 pub struct GuestMap {
     ranges: Vec<GuestRange>,
-    /// Neighbours in a ring mostly lie in the same range.
-    last: Cell<Last>,
+    /// Where the last words were, and the last buffer. What belongs to rings mostly lies in one range and data in another,
+    /// if not all in the same; and few guests have more than two.
+    words: Cell<Last>,
+    buffers: Cell<Last>,
 }
 
 /// Looks into a guest's memory at guest-physical addresses: at one range of it, or wherever it is.
@@ -125,15 +152,20 @@ pub trait Look: Copy {
     #[must_use]
     fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment>;
 
+    /// The place of one byte; `None` if it cannot be seen.
+    #[must_use]
+    fn spot(self, guest: u64) -> Option<Spot>;
+
     /// Little-endian words, each copied once; `None` if they do not lie in one range that can be seen, or not at a multiple of 8.
     #[must_use]
     fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]>;
 }
 
-/// The range of a guest's memory that matched last: the others are not seen.
+/// The ranges of a guest's memory that matched last: the others are not seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Near<'a> {
-    last: Last,
+    words: Last,
+    buffers: Last,
     _map: PhantomData<&'a GuestMap>,
 }
 
@@ -142,56 +174,60 @@ const fn bytes_of_words<const N: usize>() -> u64 {
 }
 
 impl Near<'_> {
-    /// Asks the processor to fetch the cache line of a guest-physical address, to be read; any address is harmless.
+    /// Asks the processor to fetch the cache line of a guest-physical address where words are; any address is harmless.
     #[inline(always)]
     pub fn prefetch(self, guest: u64) {
-        if let Some(offset) = self.last.offset(guest, 1) {
-            crate::array::prefetch(self.last.at(offset));
-        }
+        // An address elsewhere is not worth a branch: the range's first line is fetched then.
+        let offset = self.words.offset(guest, 1).unwrap_or(0);
+        crate::array::prefetch(self.words.at(offset));
     }
 
-    /// The same, to be written.
+    /// Sets a byte if it lies here. Says whether it does.
+    #[must_use]
     #[inline(always)]
-    pub fn prefetch_to_write(self, guest: u64) {
-        if let Some(offset) = self.last.offset(guest, 1) {
-            crate::array::prefetch_to_write(self.last.at(offset));
-        }
+    pub fn put(self, spot: Spot, byte: u8) -> bool {
+        self.words.put(spot, byte)
     }
 }
 
 impl Look for Near<'_> {
     #[inline(always)]
     fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment> {
-        let offset = self.last.offset(guest, u64::from(len_bytes))?;
-        Some(Segment { offset, len_bytes, region: self.last.region })
+        self.buffers.segment(guest, len_bytes)
+    }
+
+    #[inline(always)]
+    fn spot(self, guest: u64) -> Option<Spot> {
+        self.words.spot(guest)
     }
 
     #[inline(always)]
     fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]> {
-        self.last.words(self.last.offset(guest, bytes_of_words::<N>())?)
+        self.words.words(guest)
     }
 }
 
 impl Look for &GuestMap {
     fn segment(self, guest: u64, len_bytes: u32) -> Option<Segment> {
-        let found = self.find(guest)?;
-        let offset = found.offset(guest, u64::from(len_bytes))?;
-        Some(Segment { offset, len_bytes, region: found.region })
+        self.find_buffer(guest)?.segment(guest, len_bytes)
+    }
+
+    fn spot(self, guest: u64) -> Option<Spot> {
+        self.find_words(guest)?.spot(guest)
     }
 
     fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]> {
-        let found = self.find(guest)?;
-        found.words(found.offset(guest, bytes_of_words::<N>())?)
+        self.find_words(guest)?.words(guest)
     }
 }
 
-// SAFETY: `last` points into a mapping that lives as long as the map's own share of its region; nothing else about it
-// belongs to a thread.
+// SAFETY: what matched last points into mappings that live as long as the map's own shares of their regions; nothing else
+// about it belongs to a thread.
 unsafe impl Send for GuestMap {}
 
 impl Default for GuestMap {
     fn default() -> Self {
-        Self { ranges: Vec::new(), last: Cell::new(NOWHERE) }
+        Self { ranges: Vec::new(), words: Cell::new(NOWHERE), buffers: Cell::new(NOWHERE) }
     }
 }
 
@@ -211,14 +247,14 @@ impl GuestMap {
         }
         let at = self.ranges.partition_point(|other| other.guest < range.guest);
         self.ranges.insert(at, range);
-        self.last.set(NOWHERE);
+        self.forget();
         Ok(())
     }
 
     /// Takes out the range that has exactly these addresses and this length.
     pub fn remove(&mut self, guest: u64, user: u64, len_bytes: u64) -> Option<GuestRange> {
         let at = self.ranges.iter().position(|r| r.guest == guest && r.user == user && r.region.len_bytes() == len_bytes)?;
-        self.last.set(NOWHERE);
+        self.forget();
         Some(self.ranges.remove(at))
     }
 
@@ -234,52 +270,70 @@ impl GuestMap {
         self.ranges.iter().any(|range| range.region.poisoned())
     }
 
-    /// The last match if it covers `guest`, else a search that makes another the last.
+    /// Forgets what matched last.
+    fn forget(&self) {
+        self.words.set(NOWHERE);
+        self.buffers.set(NOWHERE);
+    }
+
+    /// The range of an address where words are.
     #[inline]
-    fn find(&self, guest: u64) -> Option<Last> {
-        let last = self.last.get();
-        // Below the range the difference wraps to a huge number, which no length exceeds.
-        if guest.wrapping_sub(last.guest) < last.len_bytes { Some(last) } else { self.search(guest) }
+    fn find_words(&self, guest: u64) -> Option<Last> {
+        self.find(&self.words, &self.buffers, guest)
+    }
+
+    /// The range of an address where a buffer begins.
+    #[inline]
+    fn find_buffer(&self, guest: u64) -> Option<Last> {
+        self.find(&self.buffers, &self.words, guest)
+    }
+
+    /// A last match that covers `guest`, else what a search finds, which becomes the first.
+    #[inline]
+    fn find(&self, first: &Cell<Last>, second: &Cell<Last>, guest: u64) -> Option<Last> {
+        let covers = |last: &Last| last.offset(guest, 1).is_some();
+        Some(first.get()).filter(covers).or_else(|| {
+            // Where both are in use they stay apart, so that of two ranges none is ever searched for again.
+            let found = Some(second.get()).filter(covers);
+            let apart = found.is_some() && first.get().places > 0;
+            let found = found.or_else(|| self.search(guest))?;
+            if !apart {
+                first.set(found);
+            }
+            Some(found)
+        })
     }
 
     #[cold]
+    #[inline(never)]
     fn search(&self, guest: u64) -> Option<Last> {
         let index = self.ranges.partition_point(|range| range.guest <= guest).checked_sub(1)?;
         let range = &self.ranges[index];
         let base = NonNull::new(range.region.as_ptr()).expect("a mapping is not at zero");
-        let found = Last { guest: range.guest, len_bytes: range.region.len_bytes(), base, index, region: range.region.id() };
-        (guest - found.guest < found.len_bytes).then(|| {
-            self.last.set(found);
-            found
-        })
+        let found = Last { guest: range.guest, places: range.region.len_bytes() + 1, base, index, region: range.region.id() };
+        found.offset(guest, 1).map(|_| found)
     }
 
-    /// The range that matched last, to look at several addresses without asking for it each time.
+    /// The ranges that matched last, to look at several addresses without asking for them each time.
     #[must_use]
     #[inline(always)]
     pub fn near(&self) -> Near<'_> {
-        Near { last: self.last.get(), _map: PhantomData }
+        Near { words: self.words.get(), buffers: self.buffers.get(), _map: PhantomData }
     }
 
-    /// Sets the first byte of a segment of this guest's memory; one of no bytes, or of other memory, is left alone.
+    /// Sets a byte of this guest's memory; one of other memory is left alone.
     #[inline(always)]
-    pub fn put(&self, segment: &Segment, byte: u8) {
-        // Nowhere's region is one that no segment has.
-        let last = self.last.get();
-        if last.region != segment.region || segment.len_bytes == 0 {
-            return self.put_elsewhere(segment, byte);
+    pub fn put(&self, spot: Spot, byte: u8) {
+        if !self.near().put(spot, byte) {
+            self.put_elsewhere(spot, byte);
         }
-        // SAFETY: a segment lies inside its region, and this one is of the region that is mapped there.
-        unsafe { last.at(segment.offset).write_volatile(byte) };
     }
 
     #[cold]
-    fn put_elsewhere(&self, segment: &Segment, byte: u8) {
-        if segment.len_bytes > 0
-            && let Some(region) = self.search_region(segment)
-        {
-            let written = region.write(segment.offset, &[byte]);
-            debug_assert!(written.is_ok(), "segments stay inside their region");
+    fn put_elsewhere(&self, spot: Spot, byte: u8) {
+        if let Some(region) = self.search_region(spot.region()) {
+            let written = region.write(spot.offset(), &[byte]);
+            debug_assert!(written.is_ok(), "spots stay inside their region");
         }
     }
 
@@ -290,10 +344,9 @@ impl GuestMap {
     #[inline]
     pub fn segments(&self, guest: u64, len_bytes: u32, mut each: impl FnMut(Segment)) -> Result<(), TranslateError> {
         let error = TranslateError { address: guest, len_bytes: u64::from(len_bytes) };
-        let range = self.find(guest).ok_or(error)?;
-        let offset = guest - range.guest;
-        if u64::from(len_bytes) <= range.len_bytes - offset {
-            each(Segment { offset, len_bytes, region: range.region });
+        let range = self.find_buffer(guest).ok_or(error)?;
+        if let Some(segment) = range.segment(guest, len_bytes) {
+            each(segment);
             return Ok(());
         }
         self.segments_across(guest, len_bytes, &mut each).ok_or(error)
@@ -305,9 +358,9 @@ impl GuestMap {
         let mut at = guest;
         let mut left = len_bytes;
         loop {
-            let range = self.find(at)?;
+            let range = self.find_buffer(at)?;
             let offset = at - range.guest;
-            let here = u32::try_from(range.len_bytes - offset).map_or(left, |room| room.min(left));
+            let here = u32::try_from(range.places - 1 - offset).map_or(left, |room| room.min(left));
             each(Segment { offset, len_bytes: here, region: range.region });
             left -= here;
             if left == 0 {
@@ -321,13 +374,17 @@ impl GuestMap {
     #[must_use]
     #[inline]
     pub fn region(&self, segment: &Segment) -> Option<&Arc<Region>> {
-        let last = self.last.get();
-        if last.region == segment.region() { self.ranges.get(last.index).map(|range| &range.region) } else { self.search_region(segment) }
+        let last = self.buffers.get();
+        if last.region == segment.region() {
+            self.ranges.get(last.index).map(|range| &range.region)
+        } else {
+            self.search_region(segment.region())
+        }
     }
 
     #[cold]
-    fn search_region(&self, segment: &Segment) -> Option<&Arc<Region>> {
-        self.ranges.iter().map(|range| &range.region).find(|region| region.id() == segment.region())
+    fn search_region(&self, id: RegionId) -> Option<&Arc<Region>> {
+        self.ranges.iter().map(|range| &range.region).find(|region| region.id() == id)
     }
 
     /// Copies values out of guest memory at a guest-physical address, once.
@@ -338,7 +395,7 @@ impl GuestMap {
     pub fn load<T: Plain>(&self, guest: u64, into: &mut [T]) -> Result<(), TranslateError> {
         let len_bytes = u64::try_from(size_of_val(into)).expect("lengths fit 64 bits");
         let error = TranslateError { address: guest, len_bytes };
-        let range = self.find(guest).ok_or(error)?;
+        let range = self.find_words(guest).ok_or(error)?;
         if self.ranges[range.index].region.load(guest - range.guest, into).is_ok() {
             return Ok(());
         }
@@ -350,7 +407,7 @@ impl GuestMap {
     fn load_across<T: Plain>(&self, guest: u64, into: &mut [T]) -> Result<(), ()> {
         let mut at = guest;
         for value in into {
-            let range = self.find(at).ok_or(())?;
+            let range = self.find_words(at).ok_or(())?;
             self.ranges[range.index].region.load(at - range.guest, std::slice::from_mut(value)).map_err(|_| ())?;
             at = at.checked_add(u64::try_from(size_of::<T>()).expect("small")).ok_or(())?;
         }
@@ -385,9 +442,9 @@ impl GuestMap {
     /// [`TranslateError`] if the bytes do not lie in one range.
     pub fn guest(&self, guest: u64, len_bytes: u64) -> Result<(&Arc<Region>, u64), TranslateError> {
         let error = TranslateError { address: guest, len_bytes };
-        let range = self.find(guest).ok_or(error)?;
-        let offset = guest - range.guest;
-        if len_bytes <= range.len_bytes - offset { Ok((&self.ranges[range.index].region, offset)) } else { Err(error) }
+        let range = self.find_words(guest).ok_or(error)?;
+        let offset = range.offset(guest, len_bytes).ok_or(error)?;
+        Ok((&self.ranges[range.index].region, offset))
     }
 }
 
@@ -444,29 +501,52 @@ mod tests {
     }
 
     #[test]
-    fn the_range_that_matched_last_is_seen_at_once_and_all_others_by_a_search() {
+    fn what_matched_last_is_seen_at_once_and_all_else_by_a_search() {
         let map = two();
         assert_eq!(map.near().segment(0x10000, 1), None, "nothing has matched yet");
-        assert_eq!(map.near().words::<1>(0), None);
+        assert_eq!((map.near().segment(0, 0), map.near().words::<1>(0)), (None, None));
         let first = (&map).segment(0x10ff8, 8).unwrap();
+        assert_eq!((&map).words::<1>(0x10000), Some([0]));
         let near = map.near();
         assert_eq!((near.segment(0x10ff8, 8), near.segment(0x10ff8, 9), near.segment(0x20000, 1)), (Some(first), None, None));
         map.ranges()[0].region.write(0xff0, &[[1, 0, 0, 0, 0, 0, 0, 0], [2; 8]].concat()).unwrap();
         assert_eq!(near.words::<2>(0x10ff0), Some([1, 0x0202_0202_0202_0202]));
         assert_eq!((near.words::<2>(0x10ff8), near.words::<1>(0x10ff4)), (None, None), "beyond the end, and not aligned");
-        assert_eq!((&map).words::<1>(0x20000), Some([0]));
+        assert_eq!((near.spot(0x10fff).is_some(), near.spot(0x11000)), (true, None));
         assert_eq!((&map).words::<2>(0x10ff8), None, "a seam is for those who look more slowly");
-        // By now another range has matched last.
-        map.put(&first, 7);
-        map.put(&map.ranges()[2].region.segment(3, 0).unwrap(), 9);
-        map.put(&(&map).segment(0x20003, 1).unwrap(), 8);
+    }
+
+    #[test]
+    fn two_ranges_in_turns_stay_near() {
+        let map = two();
+        assert!((&map).words::<1>(0x10000).is_some() && (&map).segment(0x20000, 1).is_some());
+        // The other way round: both are known, and neither takes the other's place.
+        assert!((&map).words::<1>(0x20000).is_some() && (&map).segment(0x10000, 1).is_some());
+        let near = map.near();
+        assert!(near.words::<1>(0x10000).is_some() && near.segment(0x20000, 1).is_some());
+        assert!(near.words::<1>(0x20000).is_none() && near.segment(0x10000, 1).is_none());
+        // A third one takes the place of what it is used for.
+        assert!((&map).segment(0x11000, 1).is_some());
+        let near = map.near();
+        assert!(near.words::<1>(0x10000).is_some() && near.segment(0x11000, 1).is_some() && near.segment(0x20000, 1).is_none());
+    }
+
+    #[test]
+    fn a_byte_is_put_where_its_spot_is_and_nowhere_else() {
+        let map = two();
+        let (first, other) = ((&map).spot(0x10ff8).unwrap(), map.ranges()[2].region.segment(3, 9).unwrap().first().unwrap());
+        assert_eq!((first.region(), first.offset()), (map.ranges()[0].region.id(), 0xff8));
+        assert!(map.near().put(first, 7));
+        assert!(!map.near().put(other, 8), "of a range that is not near");
+        map.put(other, 9);
         let byte = |range: usize, offset| {
             let mut byte = [0];
             map.ranges()[range].region.read(offset, &mut byte).unwrap();
             byte[0]
         };
-        assert_eq!((byte(0, 0xff8), byte(2, 3)), (7, 8));
-        map.put(&Region::anonymous(4096).unwrap().segment(0, 1).unwrap(), 5);
+        assert_eq!((byte(0, 0xff8), byte(2, 3)), (7, 9));
+        map.put(Region::anonymous(4096).unwrap().segment(0, 1).unwrap().first().unwrap(), 5);
+        assert_eq!(map.ranges()[2].region.segment(3, 0).unwrap().first(), None, "no bytes have no first one");
     }
 
     #[test]

@@ -15,6 +15,6 @@ mod table;
 
 pub use array::{Array, Plain, Wrapping};
 pub use guest::{GuestMap, GuestRange, GuestRangeError, Look, Near, TranslateError};
-pub use region::{BoundsError, MapError, MappedFile, Pins, REGIONS_MAX, Region, RegionId, Segment};
+pub use region::{BoundsError, MapError, MappedFile, Pins, REGIONS_MAX, Region, RegionId, Segment, Spot};
 pub use sigbus::losses;
 pub use table::Regions;

@@ -58,6 +58,13 @@ impl Segment {
         self.len_bytes
     }
 
+    /// Where its first byte lies, if it has one.
+    #[must_use]
+    #[inline]
+    pub fn first(&self) -> Option<Spot> {
+        (self.len_bytes > 0).then_some(Spot::new(self.region, self.offset))
+    }
+
     /// The first `at` bytes and the rest.
     ///
     /// # Panics
@@ -67,6 +74,42 @@ impl Segment {
     pub fn split_at(self, at: u32) -> (Self, Self) {
         let rest = self.len_bytes.checked_sub(at).expect("a split lies inside the segment");
         (Self { len_bytes: at, ..self }, Self { offset: self.offset + u64::from(at), len_bytes: rest, ..self })
+    }
+}
+
+/// The place of one byte inside a region, as checked as a segment is: the region above the offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spot(u64);
+
+impl Spot {
+    /// No region is longer than what offsets of so many bits reach.
+    const OFFSET_BITS: u32 = 48;
+
+    /// At an offset that was checked.
+    #[inline(always)]
+    pub(crate) fn new(region: RegionId, offset: u64) -> Self {
+        debug_assert!(offset >> Self::OFFSET_BITS == 0, "offsets are those of mappings");
+        Self(u64::from(region.0) << Self::OFFSET_BITS | offset)
+    }
+
+    /// The offset, if it is one of this region; else some number that no offset reaches.
+    #[inline(always)]
+    pub(crate) fn offset_in(self, region: RegionId) -> u64 {
+        self.0 ^ u64::from(region.0) << Self::OFFSET_BITS
+    }
+
+    /// The region it lies in.
+    #[must_use]
+    #[inline]
+    pub fn region(&self) -> RegionId {
+        RegionId(u16::try_from(self.0 >> Self::OFFSET_BITS).expect("16 bits"))
+    }
+
+    /// Where, in bytes from the region's start.
+    #[must_use]
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        self.offset_in(self.region())
     }
 }
 
@@ -287,6 +330,12 @@ impl Region {
         Ok(Arc::new(Self { id: RegionId(index), base, len_bytes, map_base, map_bytes, file, pins: OnceLock::new() }))
     }
 
+    /// Asks the kernel for huge pages, as far as it has some: fewer of them are walked to. Memory is then also taken by the huge page.
+    pub fn prefer_huge_pages(&self) {
+        // SAFETY: the advice concerns only this region's own mapping, and changes none of its bytes.
+        let _ = unsafe { rustix::mm::madvise(self.map_base.as_ptr().cast(), self.map_bytes, rustix::mm::Advice::LinuxHugepage) };
+    }
+
     /// This region's name in tables and segments.
     #[must_use]
     #[inline]
@@ -422,6 +471,18 @@ impl Region {
             self.zero(offset, len_bytes)?;
         }
         Ok(())
+    }
+
+    /// Asks the processor for the cache lines of a range; any range is harmless.
+    #[inline]
+    pub fn prefetch(&self, offset: u64, len_bytes: u64) {
+        const LINE_BYTES: usize = 64;
+        let Ok(first) = self.check(offset, len_bytes) else { return };
+        let len = usize::try_from(len_bytes).expect("checked against a usize");
+        for line in (0..len).step_by(LINE_BYTES) {
+            // SAFETY: the line begins inside the range, which lies inside the mapping.
+            crate::array::prefetch(unsafe { first.add(line) });
+        }
     }
 
     /// Copies between two regions (or within one, overlapping or not).
@@ -578,6 +639,19 @@ mod tests {
         part.read(0, &mut got).unwrap();
         assert_eq!((&got, part.file().map(|file| file.offset)), (b"spinel", Some(4096)));
         assert!(Region::anonymous(4096).unwrap().file().is_none());
+    }
+
+    #[test]
+    fn advice_changes_nothing() {
+        let region = Region::anonymous(3 * 4096).unwrap();
+        region.write(4000, b"stays").unwrap();
+        region.prefer_huge_pages();
+        for (offset, len_bytes) in [(0, 3 * 4096), (4000, 1), (3 * 4096, 0), (3 * 4096, 1), (u64::MAX, 2)] {
+            region.prefetch(offset, len_bytes);
+        }
+        let mut got = [0; 5];
+        region.read(4000, &mut got).unwrap();
+        assert_eq!(&got, b"stays");
     }
 
     #[test]

@@ -38,6 +38,14 @@ impl Regions {
         region.check(segment.offset() + u64::from(skip), u64::from(len_bytes)).ok().map(std::ptr::NonNull::as_ptr)
     }
 
+    /// Asks the processor for the cache lines of a segment's first bytes, at most so many.
+    #[inline]
+    pub fn prefetch(&self, segment: &Segment, len_bytes: u32) {
+        if let Some(region) = self.slots.borrow()[segment.region().index()].as_ref() {
+            region.prefetch(segment.offset(), u64::from(segment.len_bytes().min(len_bytes)));
+        }
+    }
+
     fn with<T>(&self, segment: &Segment, run: impl FnOnce(&Region) -> Result<T, BoundsError>) -> Result<T, BoundsError> {
         let slots = self.slots.borrow();
         let region = slots[segment.region().index()].as_ref();

@@ -6,15 +6,29 @@ mod packed;
 mod record;
 mod split;
 
-use spinel_core::mem::{GuestMap, Look, Near, Segment};
+use spinel_core::mem::{GuestMap, Look, Segment};
+
+use crate::lot::Looked;
 
 pub use packed::PackedRing;
 pub use record::{RecordError, RecordPlace};
 pub(crate) use split::{Descriptor, Usual};
 pub use split::{RingAddresses, RingError, RingFault, SplitRing};
 
+/// A chain that waits, as it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Offered {
+    /// Its head or its buffer id, whatever the guest wrote there.
+    pub(crate) number: u16,
+    /// Its first descriptor, in the machine's own byte order.
+    first: [u64; 2],
+}
+
 /// What a queue asks of its ring, whatever the layout. A chain goes by a number below the ring's size: its head, or its buffer id.
 pub(crate) trait Ring: Into<AnyRing> + 'static {
+    /// Whether each chain takes one place in the ring. Then the places of those behind it do not depend on what it turns out to be.
+    const ONE_PLACE_EACH: bool;
+
     /// Number of descriptors.
     fn size(&self) -> u16;
 
@@ -27,8 +41,16 @@ pub(crate) trait Ring: Into<AnyRing> + 'static {
     /// How many chains wait at most; none if it is zero.
     fn waiting(&mut self) -> Result<u16, RingFault>;
 
-    /// Asks the processor for what the next chains, at most `count`, are made of, so that their cache lines travel together.
-    fn prefetch(&self, count: u16, guest: Near<'_>);
+    /// Looks at the next chains, as far as it can tell where they begin, and takes none of them; asks the processor for the
+    /// cache lines that their first descriptors name. Answers how many.
+    fn look(&self, guest: &GuestMap, into: &mut [Looked]) -> usize;
+
+    /// The descriptors of a chain that was looked at, if it is a usual one.
+    fn usual_of(&self, chain: &Offered, guest: impl Look) -> Option<Usual>;
+
+    /// Takes the next chains, which were looked at, are usual ones, and whose numbers are those of no chain in flight; puts
+    /// them on record, if there is a record.
+    fn take_looked(&mut self, chains: &[Looked]);
 
     /// Takes the next chain, if one waits. Only as often as `waiting()` said. Answers its number, whatever the guest wrote
     /// there. If it is below the size and not in flight, `usual` or `chain` has to follow; neither is asked for another one.
@@ -51,6 +73,12 @@ pub(crate) trait Ring: Into<AnyRing> + 'static {
 
     /// Gives a finished chain back, into which at least a status was written; `publish` makes that visible.
     fn put_used(&mut self, head: u16, written_bytes: u32);
+
+    /// The same with several; `record_ends` has to follow.
+    fn put_used_each(&mut self, finished: impl Iterator<Item = (u32, u32)>);
+
+    /// Notes of finished chains that they are, if there is a record.
+    fn record_ends(&mut self, numbers: impl Iterator<Item = u16>);
 
     /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
     fn publish(&mut self) -> bool;

@@ -6,12 +6,13 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use spinel_core::mem::{Array, GuestMap, Look, Near, Segment, Wrapping};
+use spinel_core::mem::{Array, GuestMap, Look, Segment, Wrapping};
 
 use super::batch::{Batch, Slots};
 use super::record::{PackedRecord, RecordError, RecordPlace, UsedPlace};
 use super::split::{DESCRIPTOR_BYTES, RingAddresses, RingError, RingFault, TABLE_MAX, Usual, aligned, part, wrapping};
-use super::{Ring, doze};
+use super::{Offered, Ring, doze};
+use crate::lot::Looked;
 
 /// A descriptor's second word (virtio 1.2, 2.8.13): its length, the buffer's id from here on, and the flags behind that.
 const ID_SHIFT: u32 = 32;
@@ -66,6 +67,12 @@ impl Cursor {
         let is_first_lap = self.sign & AVAILABLE != 0;
         let sign = if (place < size) == is_first_lap { self.sign } else { self.sign ^ Self::LAP };
         Self { slot: place & (size - 1), sign }
+    }
+
+    /// Whether what lies here is available, one descriptor, and the table of a usual chain: all in one look.
+    #[inline(always)]
+    fn is_usual(&self, word: u64) -> bool {
+        word & (Self::LAP | INDIRECT | NEXT | LEN) == self.sign
     }
 
     /// So many slots further, at most a lap.
@@ -342,21 +349,18 @@ impl PackedRing {
     }
 
     #[inline(never)]
-    fn put_used_anywhere(&mut self, id: u16, written_bytes: u32) {
-        self.batch.put(&self.descriptors, self.used.slot, self.used_word(id, written_bytes));
-        let links = if self.linked > 0 { std::mem::take(&mut self.links[usize::from(id)]) } else { 0 };
+    fn put_used_anywhere(&mut self, id: u32, written_bytes: u32) {
+        self.batch.put(&self.descriptors, self.used.slot, used_word(id, written_bytes, self.used.sign));
+        let links = if self.linked > 0 { std::mem::take(&mut self.links[id as usize]) } else { 0 };
         self.linked -= u16::from(links > 0);
         self.used.step(1 + links, self.size);
         self.plain_below = if self.linked == 0 { self.size - 1 } else { 0 };
     }
-
-    #[inline(always)]
-    fn used_word(&self, id: u16, written_bytes: u32) -> u64 {
-        u64::from(written_bytes) | u64::from(id) << ID_SHIFT | self.used.sign
-    }
 }
 
 impl Ring for PackedRing {
+    const ONE_PLACE_EACH: bool = false;
+
     /// Number of descriptors.
     fn size(&self) -> u16 {
         self.size
@@ -373,38 +377,60 @@ impl Ring for PackedRing {
         self.driver_event.region().segment(0, 0).expect("nothing lies inside everything")
     }
 
-    /// How many chains may wait: none, or at most so many.
+    /// How many chains may wait: none, one, or at most so many.
     #[inline(always)]
     fn waiting(&mut self) -> Result<u16, RingFault> {
-        Ok(if self.is_available(self.next()[1]) { self.size } else { 0 })
+        if !self.is_available(self.next()[1]) {
+            return Ok(0);
+        }
+        let mut behind = self.avail;
+        behind.step(1, self.size);
+        let [_, word] = self.descriptors.get(behind.slot).map(u64::from_le);
+        Ok(if (word ^ behind.sign) & Cursor::LAP == 0 { self.size } else { 1 })
     }
 
-    /// Asks the processor for what the next chains, at most `count`, are made of, if there is more than one: the tables, then
-    /// the requests' headers. These are fetched to be written, because the status mostly lies beside the header. The
-    /// descriptors lie one after the other, as processors expect it.
-    #[inline(always)]
-    fn prefetch(&self, count: u16, guest: Near<'_>) {
+    /// Goes on as long as chains are usual ones by a table, which take one descriptor each, and there is room on record.
+    #[inline(never)]
+    fn look(&self, guest: &GuestMap, into: &mut [Looked]) -> usize {
+        let near = guest.near();
+        let room = self.record.as_ref().map_or(into.len(), |record| into.len().min(record.room().into()));
         let mut at = self.avail;
-        let mut tables = 0;
-        for ahead in 0..count {
-            let [address, word] = self.descriptors.get(at.slot).map(u64::from_le);
-            if word & (Cursor::LAP | INDIRECT | NEXT | LEN) != at.sign {
+        let mut next_lap = self.avail;
+        next_lap.step(self.size - next_lap.slot, self.size);
+        let mut count = 0;
+        for chain in &mut into[..room] {
+            let first = self.descriptors.acquire(at.slot).map(u64::from_le);
+            if !at.is_usual(first[1]) {
                 break;
             }
-            guest.prefetch(address);
-            tables = ahead + 1;
-            at.step(1, self.size);
-        }
-        if tables > 1 {
-            let mut at = self.avail;
-            for _ in 0..tables {
-                let [table, _] = self.descriptors.get(at.slot).map(u64::from_le);
-                if let Some([header]) = guest.words::<1>(table) {
-                    guest.prefetch_to_write(header);
-                }
-                at.step(1, self.size);
+            near.prefetch(first[0]);
+            chain.offered = Offered { number: id_of(first[1]), first };
+            count += 1;
+            at.slot += 1;
+            if at.slot == self.size {
+                at = next_lap;
             }
         }
+        count
+    }
+
+    #[inline(always)]
+    fn usual_of(&self, chain: &Offered, guest: impl Look) -> Option<Usual> {
+        let [a, header, b, data, c, status] = guest.words::<6>(chain.first[0])?;
+        let ordinary = header & (LEN | WRITE) == USUAL_HEADER && status & (LEN | WRITE) == USUAL_STATUS;
+        let len_bytes = u32::try_from(data & LEN).expect("cut to 32 bits");
+        ordinary.then_some(Usual { header: a, data: b, status: c, len_bytes, writable: data & WRITE != 0 })
+    }
+
+    #[inline(always)]
+    fn take_looked(&mut self, chains: &[Looked]) {
+        if let Some(record) = &mut self.record {
+            for Looked { offered, .. } in chains {
+                let fits = record.begin(offered.number, 1, std::iter::once(offered.first));
+                assert!(fits, "no more chains were looked at than have room on record");
+            }
+        }
+        self.avail.step(u16::try_from(chains.len()).expect("at most a lot"), self.size);
     }
 
     /// Takes the next chain, if one waits. Answers its id, whatever the guest wrote there; the caller knows whether it is in
@@ -413,8 +439,7 @@ impl Ring for PackedRing {
     fn take(&mut self) -> Result<Option<u16>, RingFault> {
         self.first = self.next();
         let [_, word] = self.first;
-        // Available, one descriptor, and the table of a usual chain: all in one look.
-        self.by_table = word & (Cursor::LAP | INDIRECT | NEXT | LEN) == self.avail.sign;
+        self.by_table = self.avail.is_usual(word);
         if !self.by_table {
             return self.take_any();
         }
@@ -428,10 +453,7 @@ impl Ring for PackedRing {
         if !self.by_table {
             return self.usual_in_ring(id);
         }
-        let [a, header, b, data, c, status] = guest.words::<6>(self.first[0])?;
-        let ordinary = header & (LEN | WRITE) == USUAL_HEADER && status & (LEN | WRITE) == USUAL_STATUS;
-        let len_bytes = u32::try_from(data & LEN).expect("cut to 32 bits");
-        ordinary.then_some(Usual { header: a, data: b, status: c, len_bytes, writable: data & WRITE != 0 })
+        self.usual_of(&Offered { number: id, first: self.first }, guest)
     }
 
     /// The descriptors of the chain that was taken in their order, raw and as a split ring has them; at least one, and none of them names a table.
@@ -482,10 +504,34 @@ impl Ring for PackedRing {
         }
         let Cursor { slot, .. } = self.used;
         if slot >= self.plain_below {
-            return self.put_used_anywhere(id, written_bytes);
+            return self.put_used_anywhere(id.into(), written_bytes);
         }
-        self.batch.put_further(&self.descriptors, slot, self.used_word(id, written_bytes));
+        self.batch.put_further(&self.descriptors, slot, used_word(id.into(), written_bytes, self.used.sign));
         self.used.slot = slot + 1;
+    }
+
+    #[inline(always)]
+    fn put_used_each(&mut self, mut finished: impl Iterator<Item = (u32, u32)>) {
+        loop {
+            let sign = self.used.sign;
+            for slot in self.used.slot..self.plain_below {
+                let Some((id, written_bytes)) = finished.next() else {
+                    self.used.slot = slot;
+                    return;
+                };
+                self.batch.put_further(&self.descriptors, slot, used_word(id, written_bytes, sign));
+            }
+            self.used.slot = self.used.slot.max(self.plain_below);
+            let Some((id, written_bytes)) = finished.next() else { return };
+            self.put_used_anywhere(id, written_bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn record_ends(&mut self, ids: impl Iterator<Item = u16>) {
+        if let Some(record) = &mut self.record {
+            ids.for_each(|id| record.end(id));
+        }
     }
 
     /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
@@ -556,6 +602,12 @@ impl Slots for Wrapping<[u64; 2]> {
     fn release(&self, slot: u16, word: u64) {
         self.store_second(slot, word.to_le(), Ordering::Release);
     }
+}
+
+/// The second word of a used descriptor.
+#[inline(always)]
+fn used_word(id: u32, written_bytes: u32, sign: u64) -> u64 {
+    u64::from(written_bytes) | u64::from(id) << ID_SHIFT | sign
 }
 
 /// The buffer id in a descriptor's second word.

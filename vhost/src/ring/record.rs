@@ -401,6 +401,11 @@ impl PackedRecord {
         u16::try_from(count).expect("an entry belongs to one chain")
     }
 
+    /// How many more descriptors may be in flight.
+    pub(super) fn room(&self) -> u16 {
+        self.free_count
+    }
+
     /// How many chains these are.
     pub(super) fn chains_owed(&self) -> usize {
         self.owed.len()

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::atomic::{Ordering, fence};
 
-use spinel_core::mem::{Array, GuestMap, Look, Near, Plain, Segment, TranslateError, Wrapping};
+use spinel_core::mem::{Array, GuestMap, Look, Plain, Segment, TranslateError, Wrapping};
 
 use super::record::{RecordError, RecordPlace, SplitRecord};
-use super::{Ring, doze};
+use super::{Offered, Ring, doze};
+use crate::lot::Looked;
 
 /// Where a ring's three parts lie, in the front end's virtual addresses (VHOST_USER_SET_VRING_ADDR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,8 +229,6 @@ pub struct SplitRing {
     /// Behind the elements; only with EVENT_IDX.
     avail_event: Option<Array<u16>>,
     next_avail: u16,
-    /// The driver's index as last read; never further than `size` ahead.
-    seen_avail: u16,
     next_used: u16,
     /// The used index as last published.
     published: u16,
@@ -291,7 +290,6 @@ impl SplitRing {
             elements: wrapping(guest, "used ring", elements_at, entries)?,
             avail_event: event_idx.then(|| part(guest, "used ring", event_at, 1)).transpose()?,
             next_avail: next_used,
-            seen_avail: next_used,
             next_used,
             published: next_used,
             table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),
@@ -304,7 +302,6 @@ impl SplitRing {
     pub(super) fn on_record(mut self, place: &RecordPlace, anew: bool) -> Result<Self, RecordError> {
         let record = SplitRecord::open(place, self.size, self.next_used, anew)?;
         self.next_avail = self.next_used.wrapping_add(record.owed());
-        self.seen_avail = self.next_avail;
         self.record = Some(record);
         Ok(self)
     }
@@ -385,6 +382,8 @@ impl SplitRing {
 }
 
 impl Ring for SplitRing {
+    const ONE_PLACE_EACH: bool = true;
+
     /// Number of descriptors.
     fn size(&self) -> u16 {
         self.size
@@ -400,43 +399,46 @@ impl Ring for SplitRing {
         self.used.region().segment(0, 0).expect("nothing lies inside everything")
     }
 
-    /// How many chains wait, read from the guest only when the known ones are used up.
+    /// How many chains wait.
     fn waiting(&mut self) -> Result<u16, RingFault> {
-        if self.seen_avail == self.next_avail {
-            let published = u16::from_le(self.available.load(1, Ordering::Acquire));
-            if published.wrapping_sub(self.next_avail) > self.size {
-                return Err(RingFault::AvailableIndex { published, expected_from: self.next_avail });
-            }
-            self.seen_avail = published;
+        let published = u16::from_le(self.available.load(1, Ordering::Acquire));
+        let waiting = published.wrapping_sub(self.next_avail);
+        if waiting > self.size {
+            return Err(RingFault::AvailableIndex { published, expected_from: self.next_avail });
         }
-        Ok(self.seen_avail.wrapping_sub(self.next_avail))
+        Ok(waiting)
     }
 
-    /// Asks the processor for what the next `count` chains are made of, so that their cache lines travel together and not one
-    /// after the other: their descriptors, then the tables those name, then the requests' headers. These are fetched to be
-    /// written, because the status mostly lies beside the header.
+    #[inline(never)]
+    fn look(&self, guest: &GuestMap, into: &mut [Looked]) -> usize {
+        let near = guest.near();
+        let mut at = self.next_avail;
+        for chain in &mut *into {
+            let number = u16::from_le(self.offered.get(at));
+            let first = self.descriptors.get(number).map(u64::from_le);
+            near.prefetch(first[0]);
+            chain.offered = Offered { number, first };
+            at = at.wrapping_add(1);
+        }
+        into.len()
+    }
+
     #[inline(always)]
-    fn prefetch(&self, count: u16, guest: Near<'_>) {
-        let heads = || (0..count).map(|ahead| u16::from_le(self.offered.get(self.next_avail.wrapping_add(ahead))));
-        heads().for_each(|head| self.descriptors.prefetch(head));
-        let mut tables = false;
-        for head in heads() {
-            let [address, rest] = self.descriptors.get(head).map(u64::from_le);
-            if rest & LEN_AND_FLAGS == self.usual_table {
-                tables = true;
-                guest.prefetch(address);
-            } else {
-                guest.prefetch_to_write(address);
-            }
+    fn usual_of(&self, &Offered { first, .. }: &Offered, guest: impl Look) -> Option<Usual> {
+        if first[1] & LEN_AND_FLAGS != self.usual_table {
+            return self.usual_in_ring(first);
         }
-        if tables {
-            for head in heads() {
-                let [table, _] = self.descriptors.get(head).map(u64::from_le);
-                if let Some([header]) = guest.words::<1>(table) {
-                    guest.prefetch_to_write(header);
-                }
-            }
+        let [a, header, b, data, c, status] = guest.words::<6>(first[0])?;
+        let in_sequence = header == USUAL_HEADER | 1 << 48 && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT) | 2 << 16;
+        (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some(Usual::of([[a, header], [b, data], [c, status]]))
+    }
+
+    #[inline(always)]
+    fn take_looked(&mut self, chains: &[Looked]) {
+        if let Some(record) = &mut self.record {
+            chains.iter().for_each(|chain| record.begin(chain.offered.number));
         }
+        self.next_avail = self.next_avail.wrapping_add(u16::try_from(chains.len()).expect("at most a lot"));
     }
 
     /// Takes the next head, whatever the guest wrote there. Only while `waiting()` is not zero.
@@ -450,13 +452,7 @@ impl Ring for SplitRing {
     /// The descriptors of a usual chain, each copied out of the guest's memory once. `None` if it is any other chain, or a wrong one.
     #[inline(always)]
     fn usual(&mut self, head: u16, guest: impl Look) -> Option<Usual> {
-        let first = self.descriptors.get(head).map(u64::from_le);
-        if first[1] & LEN_AND_FLAGS == self.usual_table {
-            let [a, header, b, data, c, status] = guest.words::<6>(first[0])?;
-            let in_sequence = header == USUAL_HEADER | 1 << 48 && (data >> 32) & !u64::from(WRITE) == u64::from(NEXT) | 2 << 16;
-            return (in_sequence && status & LEN_AND_FLAGS == USUAL_STATUS).then_some(Usual::of([[a, header], [b, data], [c, status]]));
-        }
-        self.usual_in_ring(first)
+        self.usual_of(&Offered { number: head, first: self.descriptors.get(head).map(u64::from_le) }, guest)
     }
 
     /// The descriptors of a chain in their order, raw, each copied out of the guest's memory once; at least one, and none of them names a table.
@@ -495,6 +491,24 @@ impl Ring for SplitRing {
         self.next_used = self.next_used.wrapping_add(1);
         if let Some(record) = &mut self.record {
             record.end(head);
+        }
+    }
+
+    #[inline(always)]
+    fn put_used_each(&mut self, finished: impl Iterator<Item = (u32, u32)>) {
+        // Counted here, because each store into the guest's memory would have it reloaded from there.
+        let mut next_used = self.next_used;
+        for (head, written_bytes) in finished {
+            self.elements.put(next_used, head.to_le(), written_bytes.to_le());
+            next_used = next_used.wrapping_add(1);
+        }
+        self.next_used = next_used;
+    }
+
+    #[inline(always)]
+    fn record_ends(&mut self, heads: impl Iterator<Item = u16>) {
+        if let Some(record) = &mut self.record {
+            heads.for_each(|head| record.end(head));
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use crossbeam_channel::{Receiver, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
-use spinel_core::mem::Region;
+use spinel_core::mem::{GuestMap, Region};
 use spinel_core::{Core, CoreId, Device, Instant, Meters, Poller, Progress, Sleeper, Watch};
 use spinel_sim::guest::{Finished, Layout, SimGuest};
 use spinel_vhost::{
@@ -93,10 +93,17 @@ impl Bench {
     }
 
     pub(crate) fn serve(device: Arc<dyn Device>, guest: SimGuest, ring: AnyRing, read_only: bool) -> Self {
+        let map = guest.map();
+        Self::seen_as(device, guest, map, ring, read_only)
+    }
+
+    /// Where the queue is given another map of the guest's memory.
+    pub(crate) fn seen_as(device: Arc<dyn Device>, guest: SimGuest, map: GuestMap, ring: AnyRing, read_only: bool) -> Self {
         let mut core = Core::new(CoreId(0), Box::new(NeverSleeps));
-        core.map(Arc::clone(guest.region()));
+        map.ranges().iter().for_each(|range| core.map(Arc::clone(&range.region)));
         let disk = disk(device, read_only);
         let (setup, events) = setup(&guest, ring, &disk);
+        let setup = QueueSetup { guest: map, ..setup };
         let queue = recipe(setup)(&mut core).unwrap();
         Self { guest, core, queue: Some(queue), events, disk, now: Instant { ns: 0 } }
     }
