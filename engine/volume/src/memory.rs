@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use spinel_core::mem::{BoundsError, MapError, Region, Regions};
-use spinel_core::{Armed, Channel, Completions, Core, Device, Geometry, Instant, Op, OpenError, Request, Status, Tag};
+use spinel_core::{Armed, Channel, Completions, Core, Device, Geometry, Instant, Op, OpenError, Request, Single, Status, Tag};
 
 use crate::ended::Ended;
 use crate::shape::{Shape, ShapeError, TRANSFER_MAX_BYTES, inside};
@@ -15,6 +15,9 @@ use crate::shape::{Shape, ShapeError, TRANSFER_MAX_BYTES, inside};
 const PAGE_BYTES: u64 = 4096;
 /// How many bytes one poll of one channel wipes at most: about 0.1 ms.
 const WIPE_BYTES_PER_POLL: u64 = 1 << 20;
+
+/// How much of a copy is prefetched: what comes behind it is fetched by the copying itself. Of 1, 2 and 4 KiB this did best.
+const PREFETCH_BYTES: u32 = 2048;
 
 /// Why a device in memory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +36,7 @@ pub enum MemoryError {
 }
 
 /// A device that keeps its blocks in memory, which is taken from the system when first
-/// written. It has no volatile cache: what is in memory is all the durability there is.
+/// written, by the huge page where there are any: 4 KiB at random places are a fifth faster. It has no volatile cache: what is in memory is all the durability there is.
 ///
 /// Discarded blocks read as zeroes and their whole pages go back to the system; so do
 /// those of write-zeroes with `unmap`.
@@ -52,6 +55,7 @@ impl MemoryDevice {
         let shape = shape.checked()?;
         let len_bytes = shape.len_bytes();
         let medium = Region::shared(len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
+        medium.prefer_huge_pages();
         Ok(Self { shape, medium })
     }
 
@@ -125,6 +129,13 @@ impl MemoryChannel {
         Ok(())
     }
 
+    /// Asks the processor for both sides of a copy that comes next: while one is under way, nothing else waits for memory.
+    fn prefetch(&self, next: &Single) {
+        let at = next.start.0.wrapping_mul(u64::from(self.shape.block_bytes));
+        self.medium.prefetch(at, u64::from(next.segment.len_bytes().min(PREFETCH_BYTES)));
+        self.regions.prefetch(&next.segment, PREFETCH_BYTES);
+    }
+
     fn transfer(&self, request: &Request<'_>) -> Status {
         let asked = u64::from(request.blocks) * u64::from(self.shape.block_bytes);
         let given: u64 = request.segments.iter().map(|segment| u64::from(segment.len_bytes())).sum();
@@ -167,6 +178,15 @@ impl Channel for MemoryChannel {
             Op::WriteZeroes { unmap, .. } => return self.wipe(&request, unmap),
         };
         self.ended.push(request.tag, status);
+    }
+
+    fn submit_all(&mut self, at: Instant, requests: &[Single]) {
+        for (number, request) in (1..).zip(requests) {
+            if let Some(next) = requests.get(number) {
+                self.prefetch(next);
+            }
+            self.submit(request.request(at));
+        }
     }
 
     fn kick(&mut self) {}
