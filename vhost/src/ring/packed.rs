@@ -190,8 +190,23 @@ impl PackedRing {
         let used = slot | if wrap { 0 } else { self.size };
         let avail = used.wrapping_add(record.owed()) & (self.size << 1).wrapping_sub(1);
         self.begin_at(used, avail);
+        self.hide_unpublished(record.owed());
         self.record = Some(record);
         Ok(self)
+    }
+
+    /// A process that was killed may have written used descriptors of a batch whose first it came not to publish. They lie
+    /// in the slots of chains that are done again, and would be seen with the first that is used now: so they become
+    /// unused ones again.
+    fn hide_unpublished(&self, slots: u16) {
+        let mut at = self.used;
+        for _ in 0..slots {
+            let [_, word] = self.descriptors.get(at.slot).map(u64::from_le);
+            if (word ^ at.sign) & Cursor::LAP == 0 {
+                self.descriptors.store_second(at.slot, (word ^ USED).to_le(), Ordering::Release);
+            }
+            at.step(1, self.size);
+        }
     }
 
     pub(super) fn owed(&self) -> usize {

@@ -320,3 +320,35 @@ fn the_largest_ring_there_is_can_be_full() {
         ring.publish();
     }
 }
+
+#[test]
+fn what_was_used_and_not_published_is_not_seen_with_what_the_next_process_publishes() {
+    for indirect in [false, true] {
+        let layout = Layout { size: 16, indirect, ..LAYOUT };
+        let (mut guest, ring) = pair(layout);
+        let place = RecordPlace { region: Region::anonymous(RecordPlace::bytes(layout.size)).unwrap(), offset: 0 };
+        let mut ring = ring.on_record(&place, false).unwrap();
+        for _ in 0..3 {
+            guest.post(GuestRequest::read(0, 512));
+        }
+        guest.publish();
+        let taken: Vec<u16> = std::iter::from_fn(|| {
+            let id = take(&mut ring, &guest)?;
+            ring.record(id).unwrap();
+            Some(id)
+        })
+        .collect();
+        // All but the first are in the ring when the process is killed.
+        taken.iter().for_each(|id| ring.put_used(*id, 1));
+        let mut next = ring_at(&guest, layout, None).unwrap().on_record(&place, false).unwrap();
+        for id in &taken {
+            assert_eq!(next.replay(), Some(*id));
+            next.record(*id).unwrap();
+        }
+        assert_eq!(next.replay(), None);
+        next.put_used(taken[0], 1);
+        next.publish();
+        assert_eq!(guest.finished(), 1, "indirect {indirect}");
+        assert_eq!(std::iter::from_fn(|| guest.reap()).map(|finished| finished.head).collect::<Vec<_>>(), taken[..1]);
+    }
+}
