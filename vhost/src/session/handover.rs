@@ -200,3 +200,6 @@ fn unpack_front_end(parcel: FrontEndParcel) -> Result<FrontEnd, UnpackError> {
     let FrontEndParcel { socket, awaited, reply } = parcel;
     FrontEnd::unpack(socket.into_owned()?, awaited, &reply).ok_or(form("the channel to the front end"))
 }
+
+#[cfg(test)]
+mod tests;
