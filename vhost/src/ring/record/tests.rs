@@ -5,6 +5,8 @@
 //! nothing of the next one is. From each such state the next process must find the same
 //! chains in flight; and again from each state in which that one can be killed.
 
+use std::sync::atomic::AtomicU32;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -489,4 +491,49 @@ fn a_record_that_is_begun_anew_holds_nothing_from_the_first_store_on() {
     for state in between(&void, &after, &[|at| at >= 2, is_header]) {
         assert_eq!(SplitRecord::open(&place(&state), SIZE, 0, false).unwrap().owed(), 0);
     }
+}
+
+/// The order of stores while a record is taken over cannot be told from what it leaves, so somebody looks meanwhile: as long as
+/// the last batch is not noted as settled, the links by which it is found are as they were.
+#[test]
+fn lists_are_made_anew_only_when_nobody_looks_for_the_last_batch_there_any_more() {
+    /// Taking over so often is enough for somebody to come upon a wrong order many times.
+    const ROUNDS: u32 = 20_000;
+    let place = empty();
+    let (begins, ends) = (UsedPlace { slot: 0, wrap: true }, UsedPlace { slot: 3, wrap: true });
+    let mut record = PackedRecord::open(&place, SIZE, begins, true, |_| true).unwrap();
+    (0..SIZE).for_each(|id| assert!(record.begin(id, 1, std::iter::once([0, u64::from(id) << 32]))));
+    [5, 3, 7].into_iter().for_each(|id| record.end(id));
+    record.announce(ends);
+    let announced = words(&place);
+    let bytes = |from: usize, to: usize| announced[from..to].iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    let (header, used, entries) = (bytes(0, 2), bytes(2, 3), bytes(4, announced.len()));
+
+    let round = Arc::new(AtomicU32::new(0));
+    let observer = {
+        let (round, used) = (Arc::clone(&round), place.pairs(16, 1).unwrap());
+        let entries = place.pairs(HEADER_BYTES, 2 * u32::from(SIZE)).unwrap();
+        let unsettled = announced[2];
+        let look = move || {
+            let mut looks = 0;
+            while round.load(Ordering::Acquire) < ROUNDS {
+                let before = round.load(Ordering::Acquire);
+                let (was, entry, is) = (used.acquire(0)[0], entries.acquire(2 * 7)[0], used.acquire(0)[0]);
+                if [was, is] == [unsettled; 2] && round.load(Ordering::Acquire) == before {
+                    assert_eq!(parts(entry)[1], 3, "the entry that ended last leads elsewhere");
+                    looks += 1;
+                }
+            }
+            looks
+        };
+        std::thread::Builder::new().name("observer".to_owned()).spawn(look).unwrap()
+    };
+    for next in 1..=ROUNDS {
+        round.store(next, Ordering::Release);
+        place.region.write(32, &entries).unwrap();
+        place.region.write(0, &header).unwrap();
+        place.region.write(16, &used).unwrap();
+        assert_eq!(PackedRecord::open(&place, SIZE, begins, false, |_| false).unwrap().owed(), 5);
+    }
+    assert!(observer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) > 0, "nobody looked in between");
 }
