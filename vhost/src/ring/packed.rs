@@ -270,7 +270,22 @@ impl PackedRing {
         (word ^ self.avail.sign) & Cursor::LAP == 0
     }
 
-    /// The same for any chain.
+    /// Looks at chains from a place on, as long as they are usual ones by a table; at most to the end of the ring.
+    #[inline(always)]
+    fn look_on(&self, at: Cursor, guest: &GuestMap, into: &mut [Looked]) -> usize {
+        let near = guest.near();
+        for (count, (slot, chain)) in (at.slot..).zip(&mut *into).enumerate() {
+            let first = self.descriptors.acquire(slot).map(u64::from_le);
+            if !at.is_usual(first[1]) {
+                return count;
+            }
+            near.prefetch(first[0]);
+            chain.offered = Offered { number: id_of(first[1]), first };
+        }
+        into.len()
+    }
+
+    /// Takes the next chain, whatever it is.
     #[inline(never)]
     fn take_any(&mut self) -> Result<Option<u16>, RingFault> {
         let [_, word] = self.first;
@@ -407,26 +422,15 @@ impl Ring for PackedRing {
     /// Goes on as long as chains are usual ones by a table, which take one descriptor each, and there is room on record.
     #[inline(never)]
     fn look(&self, guest: &GuestMap, into: &mut [Looked]) -> usize {
-        let near = guest.near();
         let room = self.record.as_ref().map_or(into.len(), |record| into.len().min(record.room().into()));
-        let mut at = self.avail;
+        let to_end = usize::from(self.size - self.avail.slot).min(room);
+        let count = self.look_on(self.avail, guest, &mut into[..to_end]);
+        if count < to_end || to_end == room {
+            return count;
+        }
         let mut next_lap = self.avail;
         next_lap.step(self.size - next_lap.slot, self.size);
-        let mut count = 0;
-        for chain in &mut into[..room] {
-            let first = self.descriptors.acquire(at.slot).map(u64::from_le);
-            if !at.is_usual(first[1]) {
-                break;
-            }
-            near.prefetch(first[0]);
-            chain.offered = Offered { number: id_of(first[1]), first };
-            count += 1;
-            at.slot += 1;
-            if at.slot == self.size {
-                at = next_lap;
-            }
-        }
-        count
+        count + self.look_on(next_lap, guest, &mut into[to_end..room])
     }
 
     #[inline(always)]
