@@ -13,10 +13,12 @@ mod load;
 mod migrate;
 mod pauses;
 mod rings;
+mod takeover;
 mod testbed;
 
 pub use crash::{CrashPlan, Crashes, run as crash};
 pub use migrate::{MovePlan, Moves, Server, run as migrate};
+pub use takeover::{TakeoverPlan, Takeovers, run as take_over};
 
 use spinel_testbed::daemon::Daemon;
 use spinel_testbed::guest::{Claim, Disk, Guest, GuestError, Maker, Plan, Rings};
@@ -83,6 +85,11 @@ pub const CASES: &[Case] = &[
         name: "crash",
         shows: "the daemon killed under load and started again is a pause to its guest, and nothing else",
         run: crash::case,
+    },
+    Case {
+        name: "takeover",
+        shows: "a daemon that takes over from another is unnoticed, and either killed in the middle of it a pause to the guest",
+        run: takeover::case,
     },
     Case { name: "migrate", shows: "a guest under load moves to another QEMU and notices nothing", run: migrate::case },
     Case { name: "hostile", shows: "front ends that mean harm cost themselves their disk, and nobody else anything", run: hostile::run },

@@ -76,17 +76,34 @@ impl Daemon {
         Ok(Self { process, client, rpc, sockets: sockets.to_owned(), log: log.to_owned() })
     }
 
+    /// Starts another one that is to take over, whatever comes of it.
+    ///
+    /// # Errors
+    /// [`DaemonError::Run`].
+    pub fn begin_takeover(&self, binary: &Path, arguments: &[&str]) -> Result<Process, DaemonError> {
+        spawn(binary, &[&["--takeover"], arguments].concat(), &self.rpc, &self.sockets, &self.log)
+    }
+
+    /// From here on it is `next`, as soon as that one answers. What is left of this one is killed.
+    ///
+    /// # Errors
+    /// [`DaemonError::Ended`] if that one ends instead; [`DaemonError::Deaf`].
+    pub fn become_next(&mut self, mut next: Process) -> Result<(), DaemonError> {
+        self.client = connect(&mut next, &self.rpc, &self.log)?;
+        self.process = next;
+        Ok(())
+    }
+
     /// Has another one take over, and waits until it serves and this one has ended. From then on it is that one.
     ///
     /// # Errors
     /// [`DaemonError::Ended`] if the other one ends instead, or this one in disorder; [`DaemonError::Deaf`].
     pub fn take_over(&mut self, binary: &Path, arguments: &[&str]) -> Result<(), DaemonError> {
-        let arguments = [&["--takeover"], arguments].concat();
-        let mut next = spawn(binary, &arguments, &self.rpc, &self.sockets, &self.log)?;
+        let mut next = self.begin_takeover(binary, arguments)?;
         let deadline = Deadline::after(PATIENCE);
         loop {
             let ended = match self.process.wait_until(Deadline::after(LOOK))? {
-                Some(status) if status.success() => break,
+                Some(status) if status.success() => return self.become_next(next),
                 Some(status) => Some(status.to_string()),
                 None => next.wait_until(Deadline::after(Duration::ZERO))?.map(|status| status.to_string()),
             };
@@ -95,9 +112,6 @@ impl Daemon {
                 return Err(DaemonError::Ended { how, tail: tail(&self.log, 15), log: self.log.clone() });
             }
         }
-        self.client = connect(&mut next, &self.rpc, &self.log)?;
-        self.process = next;
-        Ok(())
     }
 
     /// Calls a method.
@@ -173,7 +187,12 @@ fn connect(process: &mut Process, rpc: &Path, log: &Path) -> Result<Client, Daem
     let deadline = Deadline::after(PATIENCE);
     loop {
         match Client::connect(rpc) {
-            Ok(client) => return Ok(client),
+            Ok(mut client) => {
+                // A connection may be to one that is gone, whose socket another process still holds: an answer tells.
+                if client.call("spdk_get_version", None).is_ok() || deadline.left().is_none() {
+                    return Ok(client);
+                }
+            }
             Err(source) if deadline.left().is_none() => {
                 return Err(DaemonError::Deaf { log: log.to_owned(), tail: tail(log, 15), source: Box::new(source) });
             }

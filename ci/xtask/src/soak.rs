@@ -4,7 +4,7 @@ use crate::project::Project;
 use crate::steps::{Step, Steps};
 use crate::{Failure, bed};
 use clap::{Args, Subcommand, ValueEnum};
-use spinel_e2e::{Bench, CrashPlan, MovePlan, Server, crash, migrate};
+use spinel_e2e::{Bench, CrashPlan, MovePlan, Server, TakeoverPlan, crash, migrate, take_over};
 use spinel_testbed::guest::Claim;
 use std::fmt;
 use std::process::ExitCode;
@@ -29,6 +29,24 @@ pub(crate) enum Soak {
         /// Queues of each disk, and processors of the guest
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
         queues: u16,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Have one daemon take over from another under verified load, and kill either in the middle of it
+    ///
+    /// A guest has two disks, each a file, one of them slower. In the guest, spinelbench stamps what it writes and checks what it
+    /// reads. First daemons take over in peace; then the running and the next one are killed (SIGKILL) in turns, 0 to 60 ms after
+    /// the next was started. Where neither is left, one is started by the configuration. Shown is how long disks stood still.
+    Takeover {
+        /// How often one takes over in peace, with each of the layouts
+        #[arg(long, default_value_t = 200)]
+        takeovers: u32,
+        /// How often one is killed in the middle of it
+        #[arg(long, default_value_t = 50)]
+        kills: u32,
+        /// Chooses the moments; the same seed chooses the same
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         #[command(flatten)]
         common: Common,
     },
@@ -76,10 +94,11 @@ impl Common {
 
 impl Soak {
     pub(crate) fn run(&self, project: &Project) -> Result<ExitCode, Failure> {
-        let (Self::Crash { common, .. } | Self::Migrate { common, .. }) = self;
+        let (Self::Crash { common, .. } | Self::Takeover { common, .. } | Self::Migrate { common, .. }) = self;
         bed::agree(common.yes)?;
         let logs = project.fresh_folder(match self {
             Self::Crash { .. } => "soak-crash",
+            Self::Takeover { .. } => "soak-takeover",
             Self::Migrate { .. } => "soak-migrate",
         })?;
         let runs = self.runs();
@@ -111,6 +130,16 @@ impl Soak {
                         Ok(shown(&crashes, &crashes.claims))
                     };
                     runs.push((format!("{kills} kills, {} rings", word(packed)), Box::new(run)));
+                }
+            }
+            Self::Takeover { takeovers, kills, seed, common } => {
+                for packed in common.packed() {
+                    let plan = TakeoverPlan { takeovers: *takeovers, kills: *kills, seed: *seed, packed };
+                    let run = move |bench: &Bench, step: &Step| {
+                        let done = take_over(bench, &plan, &mut |text| step.say(text))?;
+                        Ok(shown(&done, &done.claims))
+                    };
+                    runs.push((format!("{takeovers} takeovers and {kills} kills, {} rings", word(packed)), Box::new(run)));
                 }
             }
             Self::Migrate { moves, alone, common } => {
