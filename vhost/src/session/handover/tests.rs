@@ -15,6 +15,7 @@ use crate::blk::Disk;
 use crate::handover::Unread;
 use crate::message::{InflightPlace, Request, RingFd};
 use crate::queue::Poked;
+use crate::session::Homes;
 use crate::session::feature;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ fn served() -> Arc<Served> {
         name: "disk".to_owned(),
         disk: Arc::new(disk),
         cores: vec![mailbox(CoreId(0)).unwrap().0].into(),
-        first_core: 0,
+        homes: Homes::spread(2, 0, 1),
         queues_max: 2,
         drain_deadline: PATIENCE,
         pins: None,
