@@ -330,12 +330,6 @@ impl Region {
         Ok(Arc::new(Self { id: RegionId(index), base, len_bytes, map_base, map_bytes, file, pins: OnceLock::new() }))
     }
 
-    /// Asks the kernel for huge pages, as far as it has some: fewer of them are walked to. Memory is then also taken by the huge page.
-    pub fn prefer_huge_pages(&self) {
-        // SAFETY: the advice concerns only this region's own mapping, and changes none of its bytes.
-        let _ = unsafe { rustix::mm::madvise(self.map_base.as_ptr().cast(), self.map_bytes, rustix::mm::Advice::LinuxHugepage) };
-    }
-
     /// This region's name in tables and segments.
     #[must_use]
     #[inline]
@@ -642,10 +636,9 @@ mod tests {
     }
 
     #[test]
-    fn advice_changes_nothing() {
+    fn a_prefetch_changes_nothing() {
         let region = Region::anonymous(3 * 4096).unwrap();
         region.write(4000, b"stays").unwrap();
-        region.prefer_huge_pages();
         for (offset, len_bytes) in [(0, 3 * 4096), (4000, 1), (3 * 4096, 0), (3 * 4096, 1), (u64::MAX, 2)] {
             region.prefetch(offset, len_bytes);
         }

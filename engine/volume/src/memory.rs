@@ -36,7 +36,7 @@ pub enum MemoryError {
 }
 
 /// A device that keeps its blocks in memory, which is taken from the system when first
-/// written, by the huge page where there are any: 4 KiB at random places are a fifth faster. It has no volatile cache: what is in memory is all the durability there is.
+/// written. It has no volatile cache: what is in memory is all the durability there is.
 ///
 /// Discarded blocks read as zeroes and their whole pages go back to the system; so do
 /// those of write-zeroes with `unmap`.
@@ -55,7 +55,6 @@ impl MemoryDevice {
         let shape = shape.checked()?;
         let len_bytes = shape.len_bytes();
         let medium = Region::shared(len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
-        medium.prefer_huge_pages();
         Ok(Self { shape, medium })
     }
 
