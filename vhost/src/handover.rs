@@ -74,6 +74,8 @@ pub(crate) struct RingParcel {
     pub(crate) enabled: bool,
     pub(crate) ran: bool,
     pub(crate) anew: bool,
+    /// The core it belongs on; it stays there if the next process has it.
+    pub(crate) core: u16,
     pub(crate) kick: Option<Fd>,
     pub(crate) call: Option<Fd>,
     pub(crate) error: Option<Fd>,

@@ -146,6 +146,7 @@ const HARMLESS: &[&str] = &[
     "bdev_wait_for_examine",
     "framework_get_config",
     "framework_get_reactors",
+    "framework_get_scheduler",
     "framework_get_subsystems",
     "framework_wait_init",
     "log_clear_flag",

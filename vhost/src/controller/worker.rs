@@ -246,8 +246,11 @@ impl Worker {
     /// Waits for what is to become of what is held.
     fn keep(&self, mut session: Option<Box<Session>>, listener: &mut Option<Listener>) -> Phase {
         let name = || self.served.name.clone();
-        wait_for(&[Some(self.shared.poke.0.as_fd())], None);
-        self.empty_poke();
+        // One at a time: what was poked for once may be several.
+        if self.commands.is_empty() {
+            wait_for(&[Some(self.shared.poke.0.as_fd())], None);
+            self.empty_poke();
+        }
         match self.commands.try_recv().ok() {
             // Whoever asked for one of these hears that it was dropped.
             None | Some(Command::Hold { .. } | Command::Move { .. }) => {}

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spinel_core::CoreId;
 use spinel_handover::Fd;
 
 use super::deadline::Deadline;
@@ -57,7 +58,10 @@ impl Session {
             cache_wanted: self.cache_wanted,
             config_changed: self.config_changed || resized,
             memory: self.memory.map().ranges().iter().map(region).collect::<io::Result<_>>()?,
-            rings: self.vrings.iter().map(pack_ring).collect::<io::Result<_>>()?,
+            rings: (0..)
+                .zip(&self.vrings)
+                .map(|(at, vring)| pack_ring(vring, self.served.cores[self.core_of(at)].core()))
+                .collect::<io::Result<_>>()?,
             inflight: self.inflight.as_ref().map(Inflight::pack).transpose()?,
             log: self.log.as_ref().map(|log| log.pack()).transpose()?,
             front_end: self.front_end.as_ref().map(FrontEnd::pack).transpose()?,
@@ -121,6 +125,11 @@ impl Session {
         if rings.len() != session.vrings.len() {
             return Err(form("the number of rings"));
         }
+        for (index, ring) in (0..).zip(&rings) {
+            if let Some(core) = session.served.cores.iter().position(|core| core.core() == CoreId(ring.core)) {
+                session.served.homes.put(index, core);
+            }
+        }
         session.vrings = rings.into_iter().map(unpack_ring).collect::<Result<_, _>>()?;
         session.publish_writeback();
         session.unpack_memory(memory, pin)?;
@@ -161,7 +170,7 @@ impl Session {
     }
 }
 
-fn pack_ring(vring: &Vring) -> io::Result<RingParcel> {
+fn pack_ring(vring: &Vring, core: CoreId) -> io::Result<RingParcel> {
     Ok(RingParcel {
         size: vring.size,
         addresses: vring.addresses.map(|at| [at.descriptors, at.available, at.used]),
@@ -169,6 +178,7 @@ fn pack_ring(vring: &Vring) -> io::Result<RingParcel> {
         enabled: vring.enabled,
         ran: vring.ran,
         anew: vring.anew,
+        core: core.0,
         kick: Fd::of_some(vring.kick.as_ref())?,
         call: Fd::of_some(vring.call.as_ref())?,
         error: Fd::of_some(vring.error.as_ref())?,
@@ -176,7 +186,7 @@ fn pack_ring(vring: &Vring) -> io::Result<RingParcel> {
 }
 
 fn unpack_ring(parcel: RingParcel) -> Result<Vring, UnpackError> {
-    let RingParcel { size, addresses, started, enabled, ran, anew, kick, call, error } = parcel;
+    let RingParcel { size, addresses, started, enabled, ran, anew, core: _, kick, call, error } = parcel;
     if let Some(size) = size.filter(|size| !size.is_power_of_two() || u32::from(*size) > RING_SIZE_MAX) {
         return Err(Refusal::Size { size: size.into() }.into());
     }

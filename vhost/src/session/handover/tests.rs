@@ -15,8 +15,7 @@ use crate::blk::Disk;
 use crate::handover::Unread;
 use crate::message::{InflightPlace, Request, RingFd};
 use crate::queue::Poked;
-use crate::session::Homes;
-use crate::session::feature;
+use crate::session::{Homes, feature};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MEMORY_BYTES: u64 = 1 << 20;
@@ -31,15 +30,19 @@ fn memory(len_bytes: u64) -> OwnedFd {
     file
 }
 
-/// A controller of two queues, whose core answers nothing.
+/// A controller of two queues, whose cores answer nothing.
 fn served() -> Arc<Served> {
+    served_on([0, 1])
+}
+
+fn served_on(cores: [u16; 2]) -> Arc<Served> {
     let device = Arc::new(MemoryDevice::new(Shape::new(512, 2048)).unwrap());
     let disk = Disk { serial: "disk".to_owned(), device, meters: Arc::new(Meters::default()), read_only: false };
     Arc::new(Served {
         name: "disk".to_owned(),
         disk: Arc::new(disk),
-        cores: vec![mailbox(CoreId(0)).unwrap().0].into(),
-        homes: Homes::spread(2, 0, 1),
+        cores: cores.map(|core| mailbox(CoreId(core)).unwrap().0).into(),
+        homes: Homes::spread(2, 0, 2),
         queues_max: 2,
         drain_deadline: PATIENCE,
         pins: None,
@@ -108,6 +111,16 @@ fn a_session_that_was_unpacked_is_the_one_that_was_packed() {
     let mut answer = [0; 20];
     std::io::Read::read_exact(&mut theirs, &mut answer).unwrap();
     assert_eq!(u64::from_ne_bytes(answer[12..].try_into().unwrap()), protocol::OFFERED);
+}
+
+#[test]
+fn a_queue_stays_on_its_core_wherever_that_stands_among_the_others() {
+    let (session, _theirs) = session();
+    session.served.homes.put(0, 1);
+    for (cores, expected) in [([1, 0], [0, 0]), ([0, 1], [1, 1]), ([5, 1], [1, 1]), ([4, 5], [0, 1])] {
+        let heir = Session::unpack(served_on(cores), session.pack(false).unwrap(), None).unwrap();
+        assert_eq!([heir.core_of(0), heir.core_of(1)], expected, "{cores:?}");
+    }
 }
 
 #[test]
