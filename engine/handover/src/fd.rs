@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An open file that goes with a message.
 ///
-/// It is written and read only inside [`pack`] and [`unpack`], which keep the descriptors beside the text.
+/// It is written and read only inside `pack` and `unpack`, which keep the descriptors beside the text.
 #[derive(Clone, Debug)]
 pub struct Fd(Arc<OwnedFd>);
 
