@@ -193,6 +193,7 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
     match scenario {
         Scenario::Reads => rows::reads(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
         Scenario::Agree => rows::agree(place, &disk::file(folder)?, pace),
+        Scenario::Hostile => rows::hostile(place, &disk::file(folder)?, pace),
         Scenario::L1 => rows::l1(place, &disk::file(folder)?, pace),
         Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),
         Scenario::S1 => rows::s1(place, pace),

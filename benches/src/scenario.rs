@@ -13,6 +13,8 @@ pub(crate) enum Scenario {
     Attach,
     /// How long ten disks under verified load stand still while another spineld takes over, 200 times
     Takeover,
+    /// What another disk notices while front ends that mean harm do everything in the table of vhost/hostile
+    Hostile,
     /// Processor time with ten volumes attached: without I/O, and with 100 reads a second
     #[value(alias = "idle")]
     M2,

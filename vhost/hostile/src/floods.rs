@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::guest::{Guest, Kind, new_memory, ring_up};
 use crate::wire::{Client, GET_FEATURES, PLAIN, Packet, header};
@@ -22,6 +22,11 @@ pub(crate) fn entries() -> Vec<Entry> {
             Ok(())
         }),
         Entry::free("flood: more clients than may wait", more_than_may_wait),
+        Entry::free("flood: an urgent byte, ahead of all others", |target| {
+            let client = Client::connect(&target.socket)?;
+            rustix::net::send(client.socket(), &[1], SendFlags::OOB | SendFlags::NOSIGNAL)?;
+            client.leave()
+        }),
         Entry::free("flood: a client that says nothing", |target| Client::connect(&target.socket)?.leave()),
         Entry::story("flood: 10,000 questions in one go", Must::Endure, Kind::Split, |visit| {
             for _ in 0..100 {

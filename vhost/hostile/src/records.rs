@@ -14,7 +14,7 @@ use crate::wire::{
     ADD_MEM_REG, GET_INFLIGHT_FD, GET_VRING_BASE, LOG_ALL, PLAIN, Packet, SET_FEATURES, SET_INFLIGHT_FD, SET_LOG_BASE, SET_LOG_FD,
     SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_KICK, SET_VRING_NUM, longs, words,
 };
-use crate::{Entry, Must, Outcome, Surprise, Visit};
+use crate::{Entry, Must, Outcome, Surprise, Visit, sequences};
 
 /// Bytes of a record of two rings.
 pub(crate) const RECORD_BYTES: u64 = 2 * (32 + 32 * RING_SIZE as u64).next_multiple_of(64);
@@ -232,6 +232,10 @@ fn under_load() -> Vec<Entry> {
             log_to(visit, &new_memory(4096)?, 0, 4096)
         }),
         Entry::story("log: every page of 4 GiB, 126 times in one request", Must::Endure, Kind::Split, pages_without_end),
+        Entry::story("log: the writes of the largest ring there is", Must::Endure, Kind::Split, |visit| {
+            log_to(visit, &new_memory(LOG_BYTES)?, 0, LOG_BYTES)?;
+            sequences::large_ring(visit, 0)
+        }),
         Entry::story("log: an eventfd that nobody writes to", Must::Endure, Kind::Split, |visit| {
             visit.tell_with(SET_LOG_FD, vec![], crate::guest::new_eventfd()?)
         }),

@@ -2,11 +2,11 @@
 
 use spinel_sim::guest::GuestRequest;
 
-use crate::guest::{Guest, Kind, RING_SIZE, ring_up};
+use crate::guest::{Guest, Kind, RING_SIZE, new_memory, ring_up};
 use crate::wire::{
-    Client, GET_VRING_BASE, LOG_ALL, PLAIN, Packet, RESET_DEVICE, RESET_OWNER, RING_PACKED, SET_BACKEND_REQ_FD, SET_CONFIG, SET_FEATURES,
-    SET_OWNER, SET_STATUS, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR, SET_VRING_KICK, SET_VRING_NUM,
-    longs, words,
+    ADD_MEM_REG, Client, GET_VRING_BASE, LOG_ALL, PLAIN, Packet, RESET_DEVICE, RESET_OWNER, RING_PACKED, SET_BACKEND_REQ_FD, SET_CONFIG,
+    SET_FEATURES, SET_OWNER, SET_STATUS, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR, SET_VRING_KICK,
+    SET_VRING_NUM, longs, words,
 };
 use crate::{Entry, Must, Outcome, Surprise, Target, Visit};
 
@@ -28,8 +28,8 @@ pub(crate) fn entries() -> Vec<Entry> {
             client.sync()?;
             client.leave()
         }),
-        Entry::story("sequence: all 64 rings in the same place", Must::Endure, Kind::Packed, |visit| all_rings(visit, RING_SIZE)),
-        Entry::story("sequence: 64 rings of 32,768 descriptors", Must::Endure, Kind::Split, |visit| all_rings(visit, 32768)),
+        Entry::story("sequence: all 64 rings in the same place", Must::Endure, Kind::Packed, all_rings),
+        Entry::story("sequence: 64 rings of 32,768 descriptors", Must::Endure, Kind::Split, large_rings),
         Entry::story("sequence: a packed ring that begins in two places", Must::Close("a ring base of"), Kind::Packed, |visit| {
             visit.client.send_packet(&Packet::new(SET_VRING_BASE, words(&[0, 0x8003_8007])), PLAIN)
         }),
@@ -122,22 +122,41 @@ fn second_client(target: &Target) -> Outcome {
 }
 
 /// Every ring of the disk, in the place of the first, with load in it.
-fn all_rings(visit: &mut Visit, size: u16) -> Outcome {
+fn all_rings(visit: &mut Visit) -> Outcome {
     let [descriptors, available, used] = visit.guest.queues[0].ring.addresses();
-    let file = crate::guest::new_memory(4 << 20)?;
-    let large = size > RING_SIZE;
-    // The largest ring needs more memory than the guest has.
-    let user = 1 << 41;
-    visit.tell_with(crate::wire::ADD_MEM_REG, longs(&[0, user, 4 << 20, user, 0]), file)?;
-    let place = if large { [user, user + (2 << 20), user + (1 << 20)] } else { [descriptors, used, available] };
     for index in 1..64 {
-        visit.tell(SET_VRING_NUM, words(&[index, u32::from(size)]))?;
-        visit.tell(SET_VRING_ADDR, [words(&[index, 0]), longs(&place), longs(&[0])].concat())?;
-        visit.tell_with(SET_VRING_KICK, longs(&[u64::from(index)]), visit.guest.queues[0].kick.try_clone()?)?;
-        visit.tell(SET_VRING_ENABLE, words(&[index, 1]))?;
+        start(visit, index, RING_SIZE, [descriptors, used, available])?;
     }
     load(visit)?;
     visit.client.sync()
+}
+
+/// Where rings lie that are too large for the guest's own memory.
+const LARGE_AT: u64 = 1 << 40;
+const LARGEST: u16 = 32768;
+
+/// Memory for rings of the largest size, which many of them may lie in.
+fn large_memory(visit: &mut Visit) -> Outcome {
+    visit.tell_with(ADD_MEM_REG, longs(&[0, 1 << 30, 4 << 20, LARGE_AT, 0]), new_memory(4 << 20)?)
+}
+
+/// A ring of the largest size in place of one that runs.
+pub(crate) fn large_ring(visit: &mut Visit, index: u32) -> Outcome {
+    large_memory(visit)?;
+    start(visit, index, LARGEST, [LARGE_AT, LARGE_AT + (2 << 20), LARGE_AT + (1 << 20)])
+}
+
+fn large_rings(visit: &mut Visit) -> Outcome {
+    large_ring(visit, 0)?;
+    (1..64).try_for_each(|index| start(visit, index, LARGEST, [LARGE_AT, LARGE_AT + (2 << 20), LARGE_AT + (1 << 20)]))
+}
+
+/// Starts a ring of a size in a place: descriptors, used and available ring.
+fn start(visit: &mut Visit, index: u32, size: u16, place: [u64; 3]) -> Outcome {
+    visit.tell(SET_VRING_NUM, words(&[index, u32::from(size)]))?;
+    visit.tell(SET_VRING_ADDR, [words(&[index, 0]), longs(&place), longs(&[0])].concat())?;
+    visit.tell_with(SET_VRING_KICK, longs(&[u64::from(index)]), visit.guest.queues[0].kick.try_clone()?)?;
+    visit.tell(SET_VRING_ENABLE, words(&[index, 1]))
 }
 
 fn at(visit: &mut Visit, address: u64) -> Outcome {
