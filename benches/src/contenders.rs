@@ -19,6 +19,8 @@ use crate::{Failure, Pace, fio};
 
 /// Bytes of each request where a device is filled, of which the sizes of all devices are multiples.
 const FILL_BYTES: u32 = 4096;
+/// And how many of them are in flight, so that filling a device takes seconds on a busy machine, too.
+const FILL_DEPTH: u16 = 32;
 
 /// A server of disks in a process of its own.
 pub(crate) enum Server {
@@ -109,7 +111,7 @@ impl Served {
 
     /// Writes all of a disk in memory once: what was never written is one page of zeroes, over and over.
     pub(crate) fn fill(&self, place: &Place) -> Result<(), Failure> {
-        let disk = self.connect(1, u64::from(FILL_BYTES))?;
+        let disk = self.connect(FILL_DEPTH, u64::from(FILL_DEPTH) * u64::from(FILL_BYTES))?;
         let job = filling(&*disk);
         let memory = Memory::within(Arc::clone(disk.region()), 0, &job)?;
         fill(place.cores.client, disk, memory, job)
@@ -171,6 +173,7 @@ fn filling(device: &dyn Device) -> Job {
         mix: Mix { write: 100, ..Mix::default() },
         order: Order::Sequential,
         sizes: Sizes { min_bytes: FILL_BYTES, max_bytes: FILL_BYTES },
+        depth: FILL_DEPTH,
         length,
         ..Job::new()
     }
