@@ -78,7 +78,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// Looks once in every period. As long as no core is busy that takes a microsecond; it wakes none in any case.
+    /// Looks once in every period, at a few counters as long as no core is busy. It wakes none in any case.
     fn run(&self, stopped: &Receiver<()>) {
         let mut balancer = Balancer::default();
         while stopped.recv_timeout(self.policy.period) == Err(RecvTimeoutError::Timeout) {
