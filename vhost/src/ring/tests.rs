@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use spinel_core::mem::Region;
+use spinel_core::mem::{Array, Region, Wrapping};
 use spinel_sim::guest::{GuestRequest, Layout, SimGuest};
 
 use super::*;
+
+mod killed;
+mod observed;
 
 /// Rounds a sound ring has to survive.
 const ROUNDS: u32 = 100_000;
