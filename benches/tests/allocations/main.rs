@@ -64,7 +64,8 @@ fn count(name: &str, device: &Arc<dyn Device>, spinning: u64, sleeping: u64) -> 
         println!("{name}, {pattern:?}, packed {packed}, {requests} requests: {counted:?}");
         assert_eq!(counted.allocations, 0, "{name}, {pattern:?}, packed {packed}");
         match pattern {
-            Pattern::Spinning => assert_eq!(counted.sleeps, 0),
+            // A core without a queue sleeps in any mode, and that sleep is published when the queue has turned for a while.
+            Pattern::Spinning => assert!(counted.sleeps <= 1, "{name}, packed {packed}: {counted:?}"),
             Pattern::Sleeping => assert!(counted.sleeps > 100, "the core must have slept often for this to mean anything"),
         }
         rig.end();

@@ -131,13 +131,13 @@ fn all_rings(visit: &mut Visit) -> Outcome {
     visit.client.sync()
 }
 
-/// Where rings lie that are too large for the guest's own memory.
+/// Where rings lie that are too large for the guest's own memory: the same address for the guest and for its front end.
 const LARGE_AT: u64 = 1 << 40;
 const LARGEST: u16 = 32768;
 
 /// Memory for rings of the largest size, which many of them may lie in.
 fn large_memory(visit: &mut Visit) -> Outcome {
-    visit.tell_with(ADD_MEM_REG, longs(&[0, 1 << 30, 4 << 20, LARGE_AT, 0]), new_memory(4 << 20)?)
+    visit.tell_with(ADD_MEM_REG, longs(&[0, LARGE_AT, 4 << 20, LARGE_AT, 0]), new_memory(4 << 20)?)
 }
 
 /// A ring of the largest size in place of one that runs.
