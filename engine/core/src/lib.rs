@@ -17,6 +17,7 @@ mod meter;
 mod poller;
 mod request;
 mod slots;
+mod stream;
 mod units;
 
 pub use channel::{Armed, Channel};
@@ -30,6 +31,7 @@ pub use meter::{CoreMeter, CoreUsage, Meter, Meters, OpCounts, Snapshot};
 pub use poller::{Poller, PollerId, Progress, Recipe, Remains};
 pub use request::{Completion, Completions, OPS, Op, OpKind, Request, Single, Status};
 pub use slots::Slots;
+pub use stream::{Break, STREAM_HEAD_BYTES_MAX, STREAM_SEGMENTS_MAX, Stream, StreamState};
 pub use units::{Instant, Lba, Tag};
 
 pub use spinel_mem as mem;

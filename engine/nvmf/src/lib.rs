@@ -1,0 +1,2 @@
+//! NVMe over Fabrics: machines of targets and initiators, and the TCP transport, without a socket.
+#![forbid(unsafe_code)]
