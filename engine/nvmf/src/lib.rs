@@ -1,2 +1,6 @@
 //! NVMe over Fabrics: machines of targets and initiators, and the TCP transport, without a socket.
 #![forbid(unsafe_code)]
+
+pub mod nqn;
+pub mod pool;
+pub mod target;
