@@ -10,7 +10,8 @@ use crate::slot::Step;
 /// `BLOCK_URING_CMD_DISCARD` (linux/blkdev.h, `_IO(0x12, 0)`), since Linux 6.12.
 const BLOCK_DISCARD: u32 = 0x1200;
 
-fn aimed(target: Target, entry: Entry) -> Entry {
+/// Names the file of an entry the way its target does.
+pub(crate) fn aimed(target: Target, entry: Entry) -> Entry {
     if target.registered { entry.flags(Flags::FIXED_FILE) } else { entry }
 }
 

@@ -1,9 +1,9 @@
-//! Files and block devices through io_uring. Knows no guest, no protocol and no configuration.
+//! Files, block devices and TCP connections through io_uring. Knows no guest, no protocol above and no configuration.
 //!
 //! [`core`](core()) makes a core that sleeps in its own ring, to be called on the reactor's
 //! thread. [`UringDevice`] opens a file or a block device, whose channels share that
 //! ring. [`pin`](pin()) registers memory once, off the reactor, so that each core may
-//! clone the registration.
+//! clone the registration. [`TcpStream`] is a connection on a core's ring.
 //!
 //! This package is one of the few that contain `unsafe`; what it exports is safe.
 
@@ -14,6 +14,7 @@ mod entry;
 mod file;
 mod files;
 mod options;
+mod party;
 mod pin;
 mod polled;
 mod pool;
@@ -21,6 +22,7 @@ mod queues;
 mod ring;
 mod sleep;
 mod slot;
+mod stream;
 mod vectors;
 mod watch;
 
@@ -30,3 +32,4 @@ pub use options::{Options, Setup};
 pub use pin::{PinError, pin};
 pub use ring::Ring;
 pub use sleep::core;
+pub use stream::{StreamOptions, TcpStream};

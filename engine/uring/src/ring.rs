@@ -2,9 +2,12 @@
 //!
 //! Every completion carries a port and a slot. A port belongs to one channel and has
 //! its own queue, preallocated for all its slots; a port is given away again only when
-//! nothing of it is in flight, so that no late completion reaches a stranger.
+//! nothing of it is in flight, so that no late completion reaches a stranger. Parties
+//! ([`Party`](crate::party::Party)) are for submissions with any number of completions.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use io_uring::squeue::Entry;
@@ -16,6 +19,7 @@ use spinel_mem::{Region, RegionId, Segment};
 use crate::buffers::Buffers;
 use crate::files::{Files, Target};
 use crate::options::{Options, Setup};
+use crate::party::{Answer, Parties, Party, PartyId};
 use crate::pool::Pool;
 use crate::queues::Queues;
 use crate::watch::{Watches, Wish};
@@ -56,8 +60,14 @@ pub(crate) const ZEROES_BYTES: u32 = 256 * 1024;
 /// Completions of these ports belong to the ring itself.
 const WATCH_PORT: u32 = u32::MAX;
 const REMOVE_PORT: u32 = u32::MAX - 1;
+/// Set in the port's half of a completion's name if it is for a party.
+const PARTY: u32 = 1 << 31;
+/// How many entries a party may have in the submission queue at a time: room for its backlog.
+const PARTY_ENTRIES: usize = 5;
 /// So many waiting submissions are worth a system call of their own: batches then start while the turn goes on.
 const SUBMIT_AT: u32 = 4;
+/// `IOU_PBUF_RING_INC` (linux/io_uring.h), since Linux 6.12.
+const BUFFERS_IN_PARTS: u16 = 2;
 /// Set in the slot's half of a completion's name if helper threads of the kernel have a part in it.
 const HELPED: u32 = 1 << 31;
 /// How long helper threads of the kernel that have work for us are kept from this core, if it has nothing to do itself.
@@ -77,6 +87,7 @@ const DEAF_NS: u64 = 1_000_000;
 pub struct Ring {
     queues: Queues,
     ports: Vec<Option<Port>>,
+    parties: Parties,
     /// Submissions of channels without a completion yet.
     in_flight: u32,
     /// Those among them in which helper threads of the kernel have a part.
@@ -133,6 +144,7 @@ impl Ring {
         Ok(Self {
             queues,
             ports,
+            parties: Parties::default(),
             in_flight: 0,
             helped: 0,
             lent_at,
@@ -183,12 +195,69 @@ impl Ring {
             self.ports.len() - 1
         });
         self.ports[place] = Some(port);
-        let slots: usize = self.ports.iter().flatten().map(|port| usize::from(port.depth)).sum();
-        self.backlog.reserve(slots.saturating_sub(self.backlog.len()));
+        let slots = self.slots();
+        self.reserve_backlog();
         self.paused.reserve(slots.saturating_sub(self.paused.len()));
         let id = u32::try_from(place).expect("few channels");
-        assert!(id < REMOVE_PORT, "few channels");
+        assert!(id < PARTY, "few channels");
         Ok(PortId(id))
+    }
+
+    /// Slots of all ports.
+    fn slots(&self) -> usize {
+        self.ports.iter().flatten().map(|port| usize::from(port.depth)).sum()
+    }
+
+    /// Room for whatever ports and parties can have in the submission queue.
+    fn reserve_backlog(&mut self) {
+        let entries = self.slots() + self.parties.count() * PARTY_ENTRIES;
+        self.backlog.reserve(entries.saturating_sub(self.backlog.len()));
+    }
+
+    /// Takes in a party, which is made knowing its place.
+    pub(crate) fn join(&mut self, party: Rc<RefCell<dyn Party>>) -> PartyId {
+        let id = self.parties.join(party);
+        assert!(id.0 < REMOVE_PORT - PARTY, "few parties");
+        self.reserve_backlog();
+        id
+    }
+
+    /// Lets a party go that has nothing in flight.
+    pub(crate) fn leave(&mut self, id: PartyId) {
+        self.parties.leave(id);
+    }
+
+    /// A party wants to be asked for submissions when this turn ends.
+    pub(crate) fn rouse(&mut self, id: PartyId) {
+        self.parties.rouse(id);
+    }
+
+    /// Asks the parties that want to submit something.
+    fn hear(&mut self) {
+        let mut parties = std::mem::take(&mut self.parties);
+        parties.ask(|place, party| {
+            while let Some((slot, entry)) = party.next() {
+                // SAFETY: a party vouches for what its entries point to.
+                unsafe { self.push(entry.user_data(name(place | PARTY, slot))) };
+            }
+        });
+        self.parties = parties;
+    }
+
+    /// Registers a ring of `count` buffers, from each of which the kernel takes as much as it needs at a time (Linux 6.12).
+    /// Whether it could.
+    ///
+    /// # Safety
+    /// The buffers' entries lie at `address`, a page's first byte, and stay there until [`end_group`](Self::end_group).
+    pub(crate) unsafe fn begin_group(&mut self, group: u16, address: u64, count: u16) -> bool {
+        // SAFETY: passed on to the caller.
+        unsafe { self.queues.submitter().register_buf_ring_with_flags(address, count, group, BUFFERS_IN_PARTS) }.is_ok()
+    }
+
+    /// Ends a ring of buffers from which nothing receives any more.
+    pub(crate) fn end_group(&mut self, group: u16) {
+        let ended = self.queues.submitter().unregister_buf_ring(group);
+        assert!(ended.is_ok(), "a ring of buffers ends once: {ended:?}");
     }
 
     /// Gives a port back.
@@ -275,7 +344,7 @@ impl Ring {
         }
     }
 
-    /// Takes all completions that are visible; the number that were for channels.
+    /// Takes all completions that are visible; the number that were for channels and parties.
     fn drain(&mut self) -> u32 {
         let mut taken = 0;
         for _ in 0..self.queues.look() {
@@ -284,6 +353,10 @@ impl Ring {
             match place {
                 WATCH_PORT => self.watches.fired(slot, completion.result(), cqueue::more(completion.flags())),
                 REMOVE_PORT => self.watches.removed(slot, completion.result()),
+                place if place & PARTY != 0 => {
+                    taken += 1;
+                    self.parties.answer(place & !PARTY, slot, Answer::of(&completion));
+                }
                 _ => {
                     self.in_flight -= 1;
                     self.helped -= slot >> HELPED.trailing_zeros();
@@ -296,7 +369,7 @@ impl Ring {
         taken
     }
 
-    /// Takes all completions, also those the kernel holds back; the number that were for channels.
+    /// Takes all completions, also those the kernel holds back; the number that were for channels and parties.
     fn collect(&mut self) -> u32 {
         let mut taken = self.drain();
         for _ in 0..REAP_ROUNDS {
@@ -430,6 +503,7 @@ impl Driver for Ring {
     }
 
     fn flush(&mut self) {
+        self.hear();
         if self.queues.pending() > 0 || !self.backlog.is_empty() {
             self.enter();
         }
@@ -445,7 +519,7 @@ impl Driver for Ring {
 
     fn arm(&mut self) -> Armed {
         let unsubmitted = self.queues.pending() > 0 || !self.backlog.is_empty();
-        if unsubmitted || self.queues.held_back() || self.queues.look() > 0 {
+        if unsubmitted || self.parties.is_roused() || self.queues.held_back() || self.queues.look() > 0 {
             return Armed::Ready;
         }
         self.paused.front().map_or(Armed::Idle, |paused| Armed::Until(paused.until))

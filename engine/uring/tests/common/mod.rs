@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub(crate) mod root;
+pub(crate) mod wire;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

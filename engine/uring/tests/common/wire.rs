@@ -1,0 +1,102 @@
+//! Streams over loopback on a core that is turned by hand. Knows no protocol.
+
+use std::net::{TcpListener, TcpStream as Socket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use spinel_core::mem::Region;
+use spinel_core::{Armed, Core, CoreId, Stream, StreamState};
+use spinel_uring::{Options, StreamOptions, TcpStream};
+
+use super::now;
+
+/// Small buffers, so that everything wraps and fills soon.
+pub(crate) const SMALL: StreamOptions = StreamOptions { receive_buffers: 4, receive_buffer_bytes: 1000, sends: 8, multishot: true };
+
+/// Both ways to receive.
+pub(crate) fn both_ways(options: StreamOptions) -> [StreamOptions; 2] {
+    [true, false].map(|multishot| StreamOptions { multishot, ..options })
+}
+
+pub(crate) fn core() -> Core {
+    spinel_uring::core(CoreId(0), Options::default()).unwrap()
+}
+
+pub(crate) fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// Both ends of a connection.
+pub(crate) fn sockets() -> (Socket, Socket) {
+    let listener = listener();
+    let one = Socket::connect(listener.local_addr().unwrap()).unwrap();
+    (one, listener.accept().unwrap().0)
+}
+
+/// A stream, and a socket at the other end that does not wait.
+pub(crate) fn stream(core: &mut Core, options: &StreamOptions) -> (TcpStream, Socket) {
+    let (own, other) = sockets();
+    other.set_nonblocking(true).unwrap();
+    (TcpStream::open(core, OwnedFd::from(own), options).unwrap(), other)
+}
+
+/// Two streams that are connected.
+pub(crate) fn pair(core: &mut Core, options: &StreamOptions) -> [TcpStream; 2] {
+    let (one, other) = sockets();
+    [one, other].map(|socket| TcpStream::open(core, OwnedFd::from(socket), options).unwrap())
+}
+
+/// A region this core knows, full of bytes that differ with their place.
+pub(crate) fn region(core: &mut Core, seed: u64, len_bytes: usize) -> (Arc<Region>, Vec<u8>) {
+    let region = Region::anonymous(u64::try_from(len_bytes).unwrap()).unwrap();
+    let bytes = super::pattern(seed, len_bytes);
+    region.write(0, &bytes).unwrap();
+    core.map(Arc::clone(&region));
+    (region, bytes)
+}
+
+/// A turn in which nobody but the streams does anything.
+pub(crate) fn turn(core: &mut Core) {
+    core.reap(now());
+    core.flush();
+}
+
+/// Turns until it is so. A bound on turns only shows that it never happens: nothing here takes so many.
+pub(crate) fn until(core: &mut Core, mut so: impl FnMut() -> bool) {
+    for _ in 0..10_000_000 {
+        turn(core);
+        if so() {
+            return;
+        }
+    }
+    panic!("it did not happen");
+}
+
+/// Turns, asleep in between, until it is so. Whatever makes it so has to wake the core.
+pub(crate) fn until_woken(core: &mut Core, mut so: impl FnMut() -> bool) {
+    while !so() {
+        turn(core);
+        if !so() && core.arm() == Armed::Idle {
+            core.sleep(None, now());
+        }
+    }
+}
+
+/// Takes all that has come.
+pub(crate) fn take_all(stream: &mut TcpStream, into: &mut Vec<u8>) {
+    while !stream.incoming().is_empty() {
+        let count = stream.incoming().len();
+        into.extend_from_slice(stream.incoming());
+        stream.take(count);
+    }
+}
+
+/// Closes streams and waits for each of them.
+pub(crate) fn close(core: &mut Core, streams: impl IntoIterator<Item = TcpStream>) {
+    let mut streams: Vec<TcpStream> = streams.into_iter().collect();
+    for stream in &mut streams {
+        stream.close();
+        assert!(matches!(stream.state(), StreamState::Broken(_)));
+    }
+    until_woken(core, || streams.iter().all(TcpStream::closed));
+}
