@@ -208,8 +208,7 @@ fn a_stream_that_nobody_takes_from_holds_up_its_peer_and_costs_what_it_was_opene
 /// System calls of the core's ring so far.
 fn enters(core: &mut spinel_core::Core) -> u64 {
     let ring = core.share(|_| -> Result<Ring, _> { unreachable!("the core has a ring") }).unwrap();
-    let enters = ring.borrow().enters();
-    enters
+    ring.borrow().enters()
 }
 
 #[test]

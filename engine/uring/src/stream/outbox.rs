@@ -14,8 +14,10 @@ use crate::files::Target;
 
 /// Most vectors of one send: its head, its segments, its tail.
 const VECTORS_MAX: usize = STREAM_SEGMENTS_MAX + 2;
-/// Vectors that each send usually needs.
-const VECTORS_USUAL: usize = 3;
+/// Vectors that a send usually needs, and more.
+const VECTORS_USUAL: usize = 4;
+/// So many sends of any size there is room for at least, when nothing waits.
+const LARGE_SENDS: usize = 4;
 /// The kernel takes no more in one call (`UIO_MAXIOV`).
 const CALL_VECTORS_MAX: usize = 1024;
 /// So many bytes end a call: it copies them, and the core does nothing else meanwhile.
@@ -27,11 +29,14 @@ pub(crate) struct Outbox {
     heads: Memory,
     slots: usize,
     vectors: Box<[iovec]>,
-    /// The first vector that has not gone as a whole, and how many there are.
+    /// The first vector that has not gone as a whole, and how many there are. Whenever there are none it starts from 0 again,
+    /// as the slots do: what is used again soon is still in the cache.
     first: usize,
     listed: usize,
     /// Where each send ends, in bytes since the beginning.
     ends: Box<[u64]>,
+    /// The slot of the first send that has not gone.
+    front: usize,
     /// Sends since the beginning: those that were queued, and those that have gone.
     queued: u64,
     sent: u64,
@@ -47,7 +52,7 @@ impl Outbox {
     /// An empty one for so many sends.
     pub(crate) fn new(slots: u16) -> io::Result<Self> {
         let slots = usize::from(slots.max(1));
-        let vectors = Box::<[iovec]>::new_zeroed_slice(slots * VECTORS_USUAL + VECTORS_MAX);
+        let vectors = Box::<[iovec]>::new_zeroed_slice(slots * VECTORS_USUAL + LARGE_SENDS * VECTORS_MAX);
         let message = Box::<msghdr>::new_zeroed();
         Ok(Self {
             heads: Memory::new(slots * STREAM_HEAD_BYTES_MAX)?,
@@ -57,6 +62,7 @@ impl Outbox {
             first: 0,
             listed: 0,
             ends: vec![0; slots].into_boxed_slice(),
+            front: 0,
             queued: 0,
             sent: 0,
             queued_bytes: 0,
@@ -71,10 +77,13 @@ impl Outbox {
         self.heads.len_bytes() + size_of_val(&*self.vectors) + size_of_val(&*self.ends) + size_of::<msghdr>()
     }
 
+    fn waiting(&self) -> usize {
+        usize::try_from(self.queued - self.sent).expect("at most the slots")
+    }
+
     /// How many more sends there is room for, whatever they consist of.
     pub(crate) fn room(&self) -> usize {
-        let waiting = usize::try_from(self.queued - self.sent).expect("at most the slots");
-        (self.slots - waiting).min((self.vectors.len() - self.listed) / VECTORS_MAX)
+        (self.slots - self.waiting()).min((self.vectors.len() - self.listed) / VECTORS_MAX)
     }
 
     /// How many sends have gone.
@@ -95,7 +104,7 @@ impl Outbox {
     pub(crate) fn queue(&mut self, head: &[u8], body: impl Iterator<Item = (*mut u8, u32)>, tail: &[u8]) {
         assert!(self.room() > 0, "room() was looked at before");
         assert!(head.len() + tail.len() <= STREAM_HEAD_BYTES_MAX, "head and tail have a limit");
-        let slot = usize::try_from(self.queued).expect("64 bits") % self.slots;
+        let slot = (self.front + self.waiting()) % self.slots;
         let own = self.heads.at(slot * STREAM_HEAD_BYTES_MAX, STREAM_HEAD_BYTES_MAX).cast::<u8>().as_ptr();
         self.copy(head, own);
         for (address, len_bytes) in body {
@@ -172,8 +181,16 @@ impl Outbox {
 
     /// Counts the sends that have gone as a whole.
     fn count(&mut self) {
-        while self.sent < self.queued && self.ends[usize::try_from(self.sent).expect("64 bits") % self.slots] <= self.gone_bytes {
+        while self.sent < self.queued && self.ends[self.front] <= self.gone_bytes {
             self.sent += 1;
+            self.front = (self.front + 1) % self.slots;
+        }
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        if self.sent == self.queued && self.listed == 0 {
+            (self.first, self.front) = (0, 0);
         }
     }
 
@@ -183,5 +200,6 @@ impl Outbox {
         self.gone_bytes = self.queued_bytes;
         self.sent = self.queued;
         self.listed = 0;
+        self.restart();
     }
 }
