@@ -169,7 +169,7 @@ impl<'a> Soak<'a> {
         }
         let loads: Vec<String> = (0..KINDS.len()).map(|number| format!("load-{number}")).collect();
         script += &format!("until_told {name} '{}'\nconclude\n", loads.join(" "));
-        let guest = Plan { name: name.clone(), memory_mib: 512, processors: plan.queues, disks, script, arrives: false };
+        let guest = Plan { name: name.clone(), memory_mib: 512, processors: plan.queues, disks, script, arrives: false, network: None };
         let mut guest = load::maker(bench)?.boot(&guest, &bench.sockets, &bench.logs)?;
         guest.until("reached: busy", Deadline::after_s(2 * PATIENCE_S))?;
         let crashes = Crashes { seed: plan.seed, layout, ..Crashes::default() };

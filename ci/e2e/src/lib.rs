@@ -133,7 +133,7 @@ impl Bench {
 
     /// The same with disks of any kind.
     fn boot_with(&self, name: &str, processors: u16, disks: Vec<Disk>, script: String) -> Result<Guest, Failure> {
-        let plan = Plan { name: name.to_owned(), memory_mib: 512, processors, disks, script, arrives: false };
+        let plan = Plan { name: name.to_owned(), memory_mib: 512, processors, disks, script, arrives: false, network: None };
         Ok(self.maker.boot(&plan, &self.sockets, &self.logs)?)
     }
 

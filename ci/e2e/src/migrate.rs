@@ -178,6 +178,7 @@ fn stop(name: &str, packed: bool, sockets: &[PathBuf; 2], number: u32) -> Plan {
         disks: vec![Disk { socket, queues: 1, rings, reconnects: false }],
         script,
         arrives: number > 0,
+        network: None,
     }
 }
 

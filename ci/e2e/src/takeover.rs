@@ -123,7 +123,7 @@ impl<'a> Relay<'a> {
             script += &format!("load {number} 4000 --depth 16 --flush-every 50 --area 16M &\n");
         }
         script += &format!("until_told {name} 'load-0 load-1'\nconclude\n");
-        let guest = Plan { name: name.clone(), memory_mib: 512, processors: 1, disks, script, arrives: false };
+        let guest = Plan { name: name.clone(), memory_mib: 512, processors: 1, disks, script, arrives: false, network: None };
         let mut guest = load::maker(bench)?.boot(&guest, &bench.sockets, &bench.logs)?;
         guest.until("reached: busy", Deadline::after_s(2 * PATIENCE_S))?;
         let takeovers = Takeovers { seed: plan.seed, layout, ..Takeovers::default() };

@@ -45,6 +45,22 @@ disk() {
     echo "/dev/${1##*/}"
 }
 
+# load SET   the kernel modules of a set that not every guest needs
+load() {
+    while read -r module; do
+        [ -d "/sys/module/$module" ] || insmod "/modules/$module.ko" || echo "guest: the module $module does not load"
+    done <"/modules/$1.order"
+}
+
+# network   the guest's own network, in which the host is 10.0.2.2
+network() {
+    load network
+    until [ -d /sys/class/net/eth0 ]; do sleep 0.1; done
+    ip link set lo up
+    ip addr add 10.0.2.15/24 dev eth0
+    ip link set eth0 up
+}
+
 # reach MARK   tells the host that the script is here, and waits until the host answers
 reach() {
     echo "reached: $1"

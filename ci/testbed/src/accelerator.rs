@@ -72,6 +72,7 @@ fn trial(maker: &Maker, sockets: &Path, logs: &Path) -> Result<(), GuestError> {
         disks: Vec::new(),
         script: "conclude".to_owned(),
         arrives: false,
+        network: None,
     };
     let deadline = Deadline::after_s(TRIAL_S);
     maker.boot(&plan, sockets, logs)?.finish(deadline).map(drop)

@@ -96,6 +96,15 @@ pub struct Plan {
     pub script: String,
     /// Whether QEMU waits for a running guest of the same plan that moves here ([`Guest::move_to`]) instead of booting one.
     pub arrives: bool,
+    /// Its network, if it has one.
+    pub network: Option<Network>,
+}
+
+/// A network of a guest and this machine, in which nobody else is: to the guest this machine's loopback is 10.0.2.2.
+#[derive(Debug, Clone, Default)]
+pub struct Network {
+    /// Ports of this machine's loopback that lead to ports of the guest.
+    pub forwards: Vec<(u16, u16)>,
 }
 
 /// What a guest has found, in its own words.
@@ -275,6 +284,11 @@ impl Maker {
         command.arg("-chardev").arg(chardev);
         command.args(["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console"]);
         command.args(arrives.then_some(["-incoming", "defer"]).into_iter().flatten());
+        if let Some(network) = &plan.network {
+            let forwards: String = network.forwards.iter().map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}")).collect();
+            command.args(["-netdev", &format!("user,id=net,restrict=off{forwards}")]);
+            command.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        }
         for (number, disk) in plan.disks.iter().enumerate() {
             let id = format!("disk{number}");
             let patience = if disk.reconnects { ",reconnect=1" } else { "" };
@@ -306,7 +320,7 @@ fn listening(path: &Path) -> OsString {
 
 fn kernel_arguments(accelerator: Accelerator) -> String {
     // The kernel would clear each page before a disk writes to it, and so hide pages that the disk does not say it wrote.
-    let always = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off audit=0 cryptomgr.notests init_on_alloc=0";
+    let always = "net.ifnames=0 console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off audit=0 cryptomgr.notests init_on_alloc=0";
     match accelerator {
         Accelerator::Kvm => always.to_owned(),
         // An emulated clock is steady but late, and the kernel's checks of it cost seconds.

@@ -6,23 +6,31 @@ use crate::cpio::Archive;
 use crate::modules;
 use crate::packages::{FetchError, Packages, linked};
 use crate::process::RunError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The programs a guest has beside busybox's; busybox's own of the same name give way.
-const TOOLS: &[&str] = &["fio", "mke2fs", "mkfs.ext4", "e2fsck", "blkdiscard", "blockdev", "fstrim"];
+const TOOLS: &[&str] = &["fio", "mke2fs", "mkfs.ext4", "e2fsck", "blkdiscard", "blockdev", "fstrim", "nvme"];
 
 /// The kernel modules every guest loads when it starts, with what they depend on. ext4 asks for crc32c by a name
 /// which only modprobe's tables would resolve, so it is here by its own.
 const MODULES: &[&str] = &["qemu_fw_cfg", "virtio_blk", "crc32c_generic", "ext4"];
 
+/// Modules that a guest loads when its script asks for them, by the set's name. What the kernel asks for by the name of an
+/// algorithm, which only modprobe's tables would resolve, is named here.
+const SETS: &[(&str, &[&str])] = &[
+    ("network", &["virtio_net"]),
+    ("nvme-host", &["nvme_tcp", "dh_generic", "hmac", "sha256_generic", "sha512_generic"]),
+    ("nvme-target", &["nvmet_tcp", "dh_generic", "hmac", "sha256_generic", "sha512_generic", "configfs"]),
+];
+
 const INIT: &str = include_str!("../guest/init");
 
 /// Counted into the inputs: another layout is another image.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 /// Where a program that was built on this machine is in the guest, with this machine's libraries.
 const OWN: &str = "own";
@@ -68,7 +76,7 @@ impl Image {
     pub fn ready(packages: &Packages, folder: &Path) -> Result<Self, ImageError> {
         let _lock = Lock::take(folder)?;
         let (kernel, modules) = packages.kernel()?;
-        let parts = [LAYOUT, INIT, packages.manifest(), &TOOLS.join(" "), &MODULES.join(" ")];
+        let parts = [LAYOUT, INIT, packages.manifest(), &TOOLS.join(" "), &MODULES.join(" "), &format!("{SETS:?}")];
         let inputs = Fingerprint::of(&parts);
         let initramfs = folder.join("guest.cpio");
         let stamp = folder.join("guest.cpio.inputs");
@@ -185,7 +193,7 @@ fn programs(archive: &mut Archive<Vec<u8>>, packages: &Packages, folder: &Path) 
     put(archive, "etc/mke2fs.conf", &packages.path("etc/mke2fs.conf"))
 }
 
-/// The modules, and the order in which the guest loads them.
+/// The modules, and of each set the order in which the guest loads them.
 fn add_modules(archive: &mut Archive<Vec<u8>>, packages: &Packages, folder: &Path) -> io::Result<()> {
     let read = |path: &Path| match path.extension() {
         Some(extension) if extension == "xz" => {
@@ -197,10 +205,16 @@ fn add_modules(archive: &mut Archive<Vec<u8>>, packages: &Packages, folder: &Pat
         }
         _ => fs::read(path),
     };
-    let modules = modules::with_dependencies(folder, MODULES, read)?;
-    for (name, content) in &modules {
-        archive.file(&format!("modules/{name}.ko"), false, content)?;
+    let mut written = BTreeSet::new();
+    for (set, wanted) in [("always", MODULES)].iter().chain(SETS) {
+        let modules = modules::with_dependencies(folder, wanted, read)?;
+        for (name, content) in &modules {
+            if written.insert(name.clone()) {
+                archive.file(&format!("modules/{name}.ko"), false, content)?;
+            }
+        }
+        let order: String = modules.iter().map(|(name, _)| format!("{name}\n")).collect();
+        archive.file(&format!("modules/{set}.order"), false, order.as_bytes())?;
     }
-    let order: String = modules.iter().map(|(name, _)| format!("{name}\n")).collect();
-    archive.file("modules/order", false, order.as_bytes())
+    Ok(())
 }

@@ -15,6 +15,7 @@ const WANTED: &[&str] = &[
     // qemu-storage-daemon, which the side-by-side benchmarks compare with.
     "qemu-utils",
     "fio",
+    "nvme-cli",
     "busybox-static",
     "e2fsprogs",
     "util-linux",

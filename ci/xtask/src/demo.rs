@@ -123,6 +123,7 @@ impl Demo<'_> {
             disks: vec![Disk { socket, queues: QUEUES, rings: Rings::default(), reconnects: false }],
             script: format!("KEEP={keep}\n{}\n{SCRIPT}", spinel_e2e::DISK),
             arrives: false,
+            network: None,
         };
         let mut guest = maker.boot(&plan, &self.sockets, &self.logs)?;
         guest.until("guest: up", Deadline::after_s(120))?;
