@@ -11,6 +11,7 @@ mod hostile;
 mod instrument;
 mod load;
 mod migrate;
+mod nvme;
 mod pauses;
 mod rings;
 mod takeover;
@@ -93,6 +94,7 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "migrate", shows: "a guest under load moves to another QEMU and notices nothing", run: migrate::case },
     Case { name: "hostile", shows: "front ends that mean harm cost themselves their disk, and nobody else anything", run: hostile::run },
+    Case { name: "nvme", shows: "a Linux host finds, uses and keeps namespaces over NVMe/TCP, whatever happens to them", run: nvme::run },
     Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
 ];
 
