@@ -1,4 +1,4 @@
-//! Seeded, deterministic parts for tests: time, sleep, disks, loads and their judge. Knows nothing of what it tests.
+//! Seeded, deterministic parts for tests: time, sleep, disks, connections, loads and their judge. Knows nothing of what it tests.
 //!
 //! Everything comes from a [`Prng`], nothing from the machine: the same seed gives the
 //! same run, and the same [`Trace`] hash. A whole test of a device, or of any pile of layers over
@@ -39,7 +39,9 @@ mod medium;
 mod rig;
 mod seeds;
 mod sleeper;
+mod stream;
 mod trace;
+mod wire;
 
 pub use clock::Clock;
 pub use disk::{Bug, DiskOptions, Mishap, SimDisk};
@@ -48,4 +50,6 @@ pub use rig::{LostWakeUp, Rig};
 pub use seeds::every_seed;
 pub use sleeper::{Bed, Reason, SimSleeper};
 pub use spinel_load::{Checked, Checker, Flush, Found, Prng, Read, SECTOR_BYTES, Stamp, Violation, Write, Wrong};
+pub use stream::{SimStream, SimWire};
 pub use trace::Trace;
+pub use wire::WireOptions;

@@ -69,7 +69,16 @@ impl Rig {
     /// # Errors
     /// [`LostWakeUp`] if nothing will.
     pub fn rest(&mut self, channel: &mut dyn Channel) -> Result<(), LostWakeUp> {
-        let until = match channel.arm().min(self.core.arm()) {
+        let armed = channel.arm();
+        self.rest_if(armed)
+    }
+
+    /// The same for whoever has been asked already, and answered this.
+    ///
+    /// # Errors
+    /// As [`rest`](Self::rest).
+    pub fn rest_if(&mut self, armed: Armed) -> Result<(), LostWakeUp> {
+        let until = match armed.min(self.core.arm()) {
             Armed::Ready | Armed::Spin => {
                 self.end_turn();
                 return Ok(());
