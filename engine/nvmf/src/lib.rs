@@ -4,3 +4,4 @@
 pub mod nqn;
 pub mod pool;
 pub mod target;
+pub mod tcp;
