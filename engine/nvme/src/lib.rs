@@ -39,8 +39,11 @@ macro_rules! codes {
     };
 }
 
+pub mod admin;
 pub mod command;
 pub mod completion;
 pub mod fabrics;
+pub mod identify;
+pub mod io;
 pub mod sgl;
 pub mod status;
