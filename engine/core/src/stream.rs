@@ -45,6 +45,8 @@ impl fmt::Display for Break {
 /// - Head and tail are copied. The segments' memory is read until the send is counted in `sent`, and may not be reused before;
 ///   the regions stay announced until then. Broken streams count on: after a break every send is counted in the end, when the
 ///   kernel has let go of it.
+/// - Dropping a stream closes it; who drops it before it is `closed` does not learn when the memory of its sends is let go of,
+///   and may reuse that at once: nothing of it goes any more.
 /// - Nothing here allocates, blocks or reads a clock.
 pub trait Stream {
     /// Bytes that have come and were not taken, as far as they lie in one piece. Empty if there are none at the moment.
@@ -78,7 +80,7 @@ pub trait Stream {
     /// Ends it: the other side sees the end of the connection, and what was not sent yet may be lost.
     fn close(&mut self);
 
-    /// Whether nothing of it is in flight any more, so that it may be dropped: only after `close`.
+    /// Whether nothing of it is in flight any more: only after `close`.
     fn closed(&self) -> bool;
 }
 

@@ -19,7 +19,7 @@ use spinel_mem::{Region, RegionId, Segment};
 use crate::buffers::Buffers;
 use crate::files::{Files, Target};
 use crate::options::{Options, Setup};
-use crate::party::{Answer, Parties, Party, PartyId};
+use crate::party::{Answer, Parties, Party, PartyId, Registered};
 use crate::pool::Pool;
 use crate::queues::Queues;
 use crate::watch::{Watches, Wish};
@@ -222,9 +222,20 @@ impl Ring {
         id
     }
 
-    /// Lets a party go that has nothing in flight.
+    /// Lets a party go: now, or when the last of what it has in flight is answered.
     pub(crate) fn leave(&mut self, id: PartyId) {
-        self.parties.leave(id);
+        if let Some(party) = self.parties.leave(id) {
+            self.take_back(&*party);
+        }
+    }
+
+    fn take_back(&mut self, party: &RefCell<dyn Party>) {
+        let Registered { file, group } = party.borrow().registered();
+        if let Some(group) = group {
+            let ended = self.queues.submitter().unregister_buf_ring(group);
+            assert!(ended.is_ok(), "a group of buffers ends once: {ended:?}");
+        }
+        self.remove_file(file);
     }
 
     /// A party wants to be asked for submissions when this turn ends.
@@ -248,16 +259,10 @@ impl Ring {
     /// Whether it could.
     ///
     /// # Safety
-    /// The buffers' entries lie at `address`, a page's first byte, and stay there until [`end_group`](Self::end_group).
+    /// The buffers' entries lie at `address`, a page's first byte, and stay there until the party that has the group is gone.
     pub(crate) unsafe fn begin_group(&mut self, group: u16, address: u64, count: u16) -> bool {
         // SAFETY: passed on to the caller.
         unsafe { self.queues.submitter().register_buf_ring_with_flags(address, count, group, BUFFERS_IN_PARTS) }.is_ok()
-    }
-
-    /// Ends a ring of buffers from which nothing receives any more.
-    pub(crate) fn end_group(&mut self, group: u16) {
-        let ended = self.queues.submitter().unregister_buf_ring(group);
-        assert!(ended.is_ok(), "a ring of buffers ends once: {ended:?}");
     }
 
     /// Gives a port back.
@@ -355,7 +360,9 @@ impl Ring {
                 REMOVE_PORT => self.watches.removed(slot, completion.result()),
                 place if place & PARTY != 0 => {
                     taken += 1;
-                    self.parties.answer(place & !PARTY, slot, Answer::of(&completion));
+                    if let Some(party) = self.parties.answer(place & !PARTY, slot, Answer::of(&completion)) {
+                        self.take_back(&*party);
+                    }
                 }
                 _ => {
                     self.in_flight -= 1;

@@ -49,6 +49,8 @@ impl Default for StreamOptions {
 
 /// A TCP connection on a core's ring.
 ///
+/// It may be dropped at any time, and is closed then; who closes it before learns when the memory of its sends is let go of.
+///
 /// What was sent in a turn goes with one call when the turn ends. Nothing allocates after opening; what a stream holds
 /// is bounded by its options, and told by [`memory_bytes`](Self::memory_bytes).
 pub struct TcpStream {
@@ -213,18 +215,9 @@ impl Stream for TcpStream {
 }
 
 impl Drop for TcpStream {
+    /// Closes it. What is in flight the ring waits for, and keeps what the kernel needs for it.
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // The ring keeps the line, and with it what the kernel may still use.
-            return;
-        }
-        let mut ring = self.ring.borrow_mut();
-        let line = self.line.borrow();
-        assert!(line.is_still(), "a stream was dropped with something in flight: close it, and wait");
-        if let Some(group) = line.inbox.group() {
-            ring.end_group(group);
-        }
-        ring.remove_file(line.target());
-        ring.leave(self.party);
+        self.close();
+        self.ring.borrow_mut().leave(self.party);
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::time::Duration;
 
-use common::wire::{SMALL, both_ways, close, core, listener, until};
+use common::wire::{SMALL, both_ways, close, core, listener, turn, until};
 use rustix::net::sockopt::set_socket_linger;
 use spinel_core::Stream;
 use spinel_uring::TcpStream;
@@ -40,7 +40,9 @@ fn a_thousand_connections_leave_nothing_behind() {
                 if streams.len() == open {
                     let (gone, peers): (Vec<_>, Vec<_>) = streams.drain(..).unzip();
                     drop(peers);
-                    close(&mut core, gone);
+                    if number % 4 < 2 {
+                        close(&mut core, gone);
+                    }
                 }
             }
         };
@@ -49,7 +51,11 @@ fn a_thousand_connections_leave_nothing_behind() {
         let before = held();
         hold(1, 500, true);
         hold(50, 500, true);
+        // Those that were dropped in flight go with their last answers, which a close has waited for else.
+        (0..10).for_each(|_| turn(&mut core));
         let after = held();
-        assert_eq!(after, before, "descriptors and mappings");
+        assert_eq!(after.0, before.0, "descriptors");
+        // Each stream would leave two; mappings side by side may count as one.
+        assert!(after.1 < before.1 + 10, "mappings: {before:?}, {after:?}");
     }
 }

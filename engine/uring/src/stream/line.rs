@@ -13,7 +13,7 @@ use super::dial::Dial;
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 use crate::files::Target;
-use crate::party::{Answer, Party};
+use crate::party::{Answer, Party, Registered};
 
 /// Which of a connection's submissions an answer is for. Of each there is one at a time.
 mod slot {
@@ -61,10 +61,6 @@ impl Line {
         Self { socket, target, inbox, outbox, state, connecting, receiving: false, closed: false, cancel: false, owed: 0 }
     }
 
-    pub(crate) fn target(&self) -> Target {
-        self.target
-    }
-
     pub(crate) fn state(&self) -> StreamState {
         self.state
     }
@@ -80,12 +76,7 @@ impl Line {
 
     /// Whether nothing is in flight after it was closed.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed && self.is_still()
-    }
-
-    /// Whether nothing is in flight.
-    pub(crate) fn is_still(&self) -> bool {
-        self.owed == 0
+        self.closed && self.owed == 0
     }
 
     /// Whether [`next`](Party::next) has something.
@@ -172,9 +163,9 @@ impl Line {
     }
 }
 
-// SAFETY: buffers, vectors and addresses lie in memory of the line that neither moves nor changes while the kernel may use it;
-// segments stay mapped until they are counted as sent, which is what the users of a stream keep. A stream leaves its ring,
-// and lets its line go, only when nothing is owed any more.
+// SAFETY: buffers, vectors and addresses lie in memory of the line that neither moves nor changes while the kernel may use it.
+// Segments stay mapped until they are counted as sent, which is what the users of a stream keep; from those of a stream that
+// was dropped nothing is read any more, because its socket was shut down.
 unsafe impl Party for Line {
     fn answer(&mut self, slot: u32, answer: Answer) -> bool {
         self.owed -= u32::from(!answer.more);
@@ -223,5 +214,13 @@ unsafe impl Party for Line {
         let entry = self.wants_to_receive().then(|| self.inbox.receive(self.target)).flatten()?;
         self.receiving = true;
         self.submitted(slot::RECEIVE, entry)
+    }
+
+    fn is_still(&self) -> bool {
+        self.owed == 0
+    }
+
+    fn registered(&self) -> Registered {
+        Registered { file: self.target, group: self.inbox.group() }
     }
 }
