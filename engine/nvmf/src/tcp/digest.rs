@@ -3,7 +3,7 @@
 use crc_fast::{CrcAlgorithm, Digest};
 
 /// Bytes of a digest on the wire, least significant byte first.
-pub const DIGEST_BYTES: usize = 4;
+pub const DIGEST_BYTES: u8 = 4;
 
 const ALL_ONES: u64 = 0xffff_ffff;
 

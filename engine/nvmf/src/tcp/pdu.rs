@@ -115,6 +115,11 @@ pub mod flag {
     pub const LAST: u8 = 1 << 2;
     /// The command has succeeded, and no completion follows (C2HData).
     pub const SUCCESS: u8 = 1 << 3;
+
+    /// Of the digests that a host asks for or a controller enables (ICReq, ICResp): those of headers.
+    pub const ASK_HEADER_DIGEST: u8 = 1 << 0;
+    /// Of the digests that a host asks for or a controller enables (ICReq, ICResp): those of data.
+    pub const ASK_DATA_DIGEST: u8 = 1 << 1;
 }
 
 /// Where fields begin, in bytes from the start of their PDU: what a request to terminate names.
@@ -129,6 +134,8 @@ pub mod at {
     pub const DATA_OFFSET: u8 = 3;
     /// Length of the whole PDU.
     pub const TOTAL_LENGTH: u8 = 4;
+    /// Command or completion (CapsuleCmd, CapsuleResp).
+    pub const CAPSULE: u8 = 8;
     /// Version (ICReq, ICResp).
     pub const VERSION: u8 = 8;
     /// Alignment of data (ICReq, ICResp).

@@ -1,0 +1,87 @@
+//! Data of one transfer, in order and to the end: what was asked for by an R2T, and what a command brings back. Knows no
+//! buffer and no queue.
+
+use super::fault::Fault;
+use super::pdu::PduType;
+use super::value::{DataPdu, R2t};
+
+/// Data that an R2T asked for, as far as they have come (NVMe/TCP 1.0, section 3.3.2.1). The owner finds it by the transfer tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    command_id: u16,
+    next: u32,
+    left: u32,
+}
+
+impl Asked {
+    /// Nothing has come of what it asks for.
+    #[must_use]
+    pub fn new(r2t: &R2t) -> Self {
+        Self { command_id: r2t.command_id, next: r2t.offset, left: r2t.len_bytes }
+    }
+
+    /// Counts the data of this header. They lie within what was asked for, and begin where the last ones ended. True: they are
+    /// the last.
+    ///
+    /// # Errors
+    /// If they are not what comes next.
+    pub fn expect(&mut self, data: &DataPdu) -> Result<bool, Fault> {
+        let kind = PduType::H2cData;
+        if data.command_id != self.command_id {
+            return Err(Fault::UnknownCommand { kind, command_id: data.command_id });
+        }
+        advance(kind, data, &mut self.next, &mut self.left)
+    }
+}
+
+/// Data that a command brings back, as far as they have come (section 3.3.2.2). The owner finds it by the command's identifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Returned {
+    next: u32,
+    left: u32,
+}
+
+impl Returned {
+    /// A command that brings back at most so many bytes.
+    #[must_use]
+    pub fn new(len_bytes: u32) -> Self {
+        Self { next: 0, left: len_bytes }
+    }
+
+    /// Counts the data of this header. They begin where the last ones ended, and do not exceed the command's. True: they are
+    /// the last, which they may be before the command's end.
+    ///
+    /// # Errors
+    /// If they are not what comes next.
+    pub fn expect(&mut self, data: &DataPdu) -> Result<bool, Fault> {
+        let kind = PduType::C2hData;
+        if data.last && data.len_bytes < self.left {
+            let mut left = data.len_bytes;
+            advance(kind, data, &mut self.next, &mut left)?;
+            self.left = 0;
+            return Ok(true);
+        }
+        advance(kind, data, &mut self.next, &mut self.left)
+    }
+
+    /// How many bytes have come.
+    #[must_use]
+    pub fn come_bytes(&self) -> u32 {
+        self.next
+    }
+}
+
+fn advance(kind: PduType, data: &DataPdu, next: &mut u32, left: &mut u32) -> Result<bool, Fault> {
+    if data.offset != *next {
+        return Err(Fault::WrongOffset { kind, given: data.offset, expected: *next });
+    }
+    if data.len_bytes > *left {
+        return Err(Fault::OutOfRange { kind, offset: data.offset, len_bytes: data.len_bytes });
+    }
+    if data.last != (data.len_bytes == *left) {
+        return Err(Fault::WrongLast { kind, given: data.last });
+    }
+    *next += data.len_bytes;
+    *left -= data.len_bytes;
+    Ok(data.last)
+}
