@@ -6,6 +6,7 @@
 pub mod build;
 mod check;
 pub mod digest;
+pub mod exercise;
 pub mod fault;
 mod parse;
 pub mod pdu;
