@@ -19,13 +19,8 @@ const TOOLS: &[&str] = &["fio", "mke2fs", "mkfs.ext4", "e2fsck", "blkdiscard", "
 /// which only modprobe's tables would resolve, so it is here by its own.
 const MODULES: &[&str] = &["qemu_fw_cfg", "virtio_blk", "crc32c_generic", "ext4"];
 
-/// Modules that a guest loads when its script asks for them, by the set's name. What the kernel asks for by the name of an
-/// algorithm, which only modprobe's tables would resolve, is named here.
-const SETS: &[(&str, &[&str])] = &[
-    ("network", &["virtio_net"]),
-    ("nvme-host", &["nvme_tcp", "dh_generic", "hmac", "sha256_generic", "sha512_generic"]),
-    ("nvme-target", &["nvmet_tcp", "dh_generic", "hmac", "sha256_generic", "sha512_generic", "configfs"]),
-];
+/// Modules that a guest loads when its script asks for them, by the set's name.
+const SETS: &[(&str, &[&str])] = &[("network", &["virtio_net"]), ("nvme-host", &["nvme_tcp"]), ("nvme-target", &["nvmet_tcp"])];
 
 const INIT: &str = include_str!("../guest/init");
 
