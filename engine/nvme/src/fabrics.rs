@@ -3,7 +3,7 @@
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::command::{AdminOpcode, Command, low_byte, quarters};
+use crate::command::{AdminOpcode, Command, halves, low_byte, quarters};
 use crate::sgl::Sgl;
 
 codes! {
@@ -367,6 +367,7 @@ mod tests {
         assert_eq!(Property::of(&command), Some(wide));
         assert_eq!((wide.value_of(&command), status.value_of(&command)), (0x0102_0304_0506_0708, 0x0506_0708));
         assert_eq!(Property::of(&command.with_dword(10, 2)), None);
+        assert_eq!(status.set(u64::MAX).dwords(12), u64::from(u32::MAX));
     }
 
     #[test]

@@ -42,8 +42,13 @@ macro_rules! codes {
 pub mod admin;
 pub mod command;
 pub mod completion;
+pub mod dsm;
 pub mod fabrics;
+pub mod features;
 pub mod identify;
 pub mod io;
+pub mod log;
+pub mod registers;
+pub mod reservation;
 pub mod sgl;
 pub mod status;
