@@ -240,10 +240,14 @@ impl Property {
         command(FabricsType::PropertyGet).with_dword(10, u32::from(self.size.code())).with_dword(11, self.offset)
     }
 
-    /// Sets it.
+    /// Sets it; of a property of four bytes only the lower half of `value` is sent.
     #[must_use]
     pub fn set(&self, value: u64) -> Command {
-        command(FabricsType::PropertySet).with_dword(10, u32::from(self.size.code())).with_dword(11, self.offset).with_dwords(12, value)
+        let command = command(FabricsType::PropertySet).with_dword(10, u32::from(self.size.code())).with_dword(11, self.offset);
+        match self.size {
+            PropertySize::Four => command.with_dword(12, halves(value).0),
+            PropertySize::Eight => command.with_dwords(12, value),
+        }
     }
 }
 
