@@ -21,3 +21,6 @@ pub use pdu::{Alignment, PduType, Role};
 pub use receiver::{Carrier, Event, Idle, Limits, Receiver, Step, Verdict};
 pub use transfer::{Asked, Returned};
 pub use value::{DataPdu, IcReq, IcResp, Pdu, R2t, Terminate, Terms};
+
+#[cfg(test)]
+mod tests;
