@@ -85,3 +85,64 @@ fn advance(kind: PduType, data: &DataPdu, next: &mut u32, left: &mut u32) -> Res
     *left -= data.len_bytes;
     Ok(data.last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(offset: u32, len_bytes: u32, last: bool) -> DataPdu {
+        DataPdu { command_id: 7, transfer_tag: 0, offset, len_bytes, last, success: false }
+    }
+
+    fn asked() -> Asked {
+        Asked::new(&R2t { command_id: 7, transfer_tag: 1, offset: 1000, len_bytes: 100 })
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_in_order_and_once() {
+        let mut transfer = asked();
+        assert_eq!(transfer.expect(&data(1000, 60, false)), Ok(false));
+        assert_eq!(transfer.expect(&data(1060, 40, true)), Ok(true));
+        let more = transfer.expect(&data(1100, 1, true));
+        assert_eq!(more, Err(Fault::OutOfRange { kind: PduType::H2cData, offset: 1100, len_bytes: 1 }));
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_refused() {
+        let kind = PduType::H2cData;
+        for (data, fault, status, info) in [
+            (DataPdu { command_id: 8, ..data(1000, 100, true) }, Fault::UnknownCommand { kind, command_id: 8 }, 1, 8),
+            (data(0, 100, true), Fault::WrongOffset { kind, given: 0, expected: 1000 }, 1, 12),
+            (data(999, 100, true), Fault::WrongOffset { kind, given: 999, expected: 1000 }, 1, 12),
+            (data(1004, 96, true), Fault::WrongOffset { kind, given: 1004, expected: 1000 }, 1, 12),
+            (data(1000, 101, true), Fault::OutOfRange { kind, offset: 1000, len_bytes: 101 }, 4, 0),
+            (data(1000, 99, true), Fault::WrongLast { kind, given: true }, 1, 1),
+            (data(1000, 100, false), Fault::WrongLast { kind, given: false }, 1, 1),
+        ] {
+            let mut transfer = asked();
+            assert_eq!(transfer.expect(&data), Err(fault));
+            assert_eq!((fault.status().code(), fault.info()), (status, info));
+            assert_eq!(transfer, asked(), "what is refused does not count");
+        }
+    }
+
+    #[test]
+    fn a_command_brings_back_no_more_than_it_was_given_room_for() {
+        let kind = PduType::C2hData;
+        let mut back = Returned::new(100);
+        assert_eq!(back.expect(&data(0, 60, false)), Ok(false));
+        assert_eq!(back.expect(&data(0, 40, true)), Err(Fault::WrongOffset { kind, given: 0, expected: 60 }));
+        assert_eq!(back.expect(&data(60, 41, true)), Err(Fault::OutOfRange { kind, offset: 60, len_bytes: 41 }));
+        assert_eq!(back.expect(&data(60, 40, false)), Err(Fault::WrongLast { kind, given: false }));
+        assert_eq!(back.expect(&data(60, 40, true)), Ok(true));
+        assert_eq!(back.come_bytes(), 100);
+    }
+
+    #[test]
+    fn a_command_may_bring_back_less() {
+        let mut back = Returned::new(100);
+        assert_eq!(back.expect(&data(0, 60, true)), Ok(true));
+        assert_eq!(back.come_bytes(), 60);
+        assert!(back.expect(&data(60, 1, true)).is_err(), "the last data were the last");
+    }
+}
