@@ -1,0 +1,225 @@
+//! The log pages of a controller. Knows no feature's value.
+
+use spinel_nvme::admin::GetLogPage;
+use spinel_nvme::command::{AdminOpcode, IoOpcode};
+use spinel_nvme::identify::padded;
+use spinel_nvme::log::{
+    AddressFamily, AnaGroup, AnaHead, AnaState as AnaCode, ChangedNamespaces, CommandEffects, DiscoveryEntry, DiscoveryHead, EntryKind,
+    ErrorEntry, FeatureEffects, FirmwareSlots, GROUPS_ONLY, LogPage, ReservationEvent, ReservationNotice, Smart, SupportedLogs, effects,
+    entry_flags, requirements,
+};
+use spinel_nvme::status::{StatusCode, StatusField};
+use zerocopy::{FromZeros as _, IntoBytes};
+
+use super::super::queue::{Desk, SlotId};
+use super::super::reservation::Notice;
+use super::super::view::{AnaState, DiscoveryRecord, DiscoveryView, Family, PortId, Scene, View};
+use super::Admin;
+use super::events::What;
+use super::features::FEATURES;
+
+/// A temperature that worries nobody: nothing here is measured.
+const TEMPERATURE_K: u16 = 303;
+
+const PAGES: [LogPage; 10] = [
+    LogPage::Supported,
+    LogPage::Error,
+    LogPage::Smart,
+    LogPage::FirmwareSlots,
+    LogPage::ChangedNamespaces,
+    LogPage::CommandEffects,
+    LogPage::FeatureEffects,
+    LogPage::Reservation,
+    LogPage::Ana,
+    LogPage::Discovery,
+];
+
+impl Admin {
+    /// Get Log Page.
+    pub(super) fn get_log_page(&mut self, desk: &mut Desk, id: SlotId) {
+        let asked = GetLogPage::of(&desk.slots.get(id).command);
+        let len_bytes = u32::try_from(asked.len_bytes()).expect("its buffers are as long, which was checked");
+        // Buffers first, so that what was read counts as read only once.
+        if !desk.has_buffers(id, len_bytes) {
+            return desk.park(id);
+        }
+        let page = LogPage::of(asked.page).filter(|page| self.has_page(*page));
+        let begin = usize::try_from(asked.offset).unwrap_or(usize::MAX);
+        let result = match page {
+            None => Err(StatusCode::LOG_PAGE_INVALID.permanent()),
+            Some(_) if asked.offset_is_index || begin % 4 != 0 => Err(StatusCode::INVALID_FIELD.permanent()),
+            Some(page) => self.log_page(page, &asked).get(begin..).map(<[u8]>::to_vec).ok_or(StatusCode::INVALID_FIELD.permanent()),
+        };
+        match result {
+            Ok(bytes) => {
+                desk.fill(id, &bytes);
+                desk.answer(id, StatusField::SUCCESS);
+            }
+            Err(status) => desk.answer(id, status),
+        }
+        self.tell(desk);
+    }
+
+    fn has_page(&self, page: LogPage) -> bool {
+        match &self.scene {
+            Scene::Storage(view) => PAGES.contains(&page) && page != LogPage::Discovery && (page != LogPage::Ana || view.identity.ana),
+            Scene::Discovery(_) => matches!(page, LogPage::Supported | LogPage::Error | LogPage::Discovery),
+        }
+    }
+
+    fn log_page(&mut self, page: LogPage, asked: &GetLogPage) -> Vec<u8> {
+        let stays = asked.retain_event;
+        match page {
+            LogPage::Supported => {
+                let pages: Vec<LogPage> = PAGES.into_iter().filter(|page| self.has_page(*page)).collect();
+                SupportedLogs::new(&pages).as_bytes().to_vec()
+            }
+            LogPage::Error => ErrorEntry::new_zeroed().as_bytes().to_vec(),
+            LogPage::Smart => smart().as_bytes().to_vec(),
+            LogPage::FirmwareSlots => FirmwareSlots::one(padded(env!("CARGO_PKG_VERSION"))).as_bytes().to_vec(),
+            LogPage::ChangedNamespaces => {
+                let page = ChangedNamespaces::new(self.events.changed().iter().copied());
+                self.was_read(What::Namespaces, stays);
+                page.as_bytes().to_vec()
+            }
+            LogPage::CommandEffects => command_effects().as_bytes().to_vec(),
+            LogPage::FeatureEffects => feature_effects().as_bytes().to_vec(),
+            LogPage::Ana => {
+                let page = self.view().map(|view| self.ana_page(view, asked.specific & GROUPS_ONLY != 0));
+                self.was_read(What::Ana, stays);
+                page.unwrap_or_default()
+            }
+            LogPage::Reservation => {
+                let page = self.events.next_notice(stays).map(|(count, nsid, notice, waiting)| {
+                    ReservationNotice::new(count, event(notice), u8::try_from(waiting).unwrap_or(u8::MAX), nsid)
+                });
+                self.was_read(What::Reservations, stays);
+                page.unwrap_or_else(ReservationNotice::new_zeroed).as_bytes().to_vec()
+            }
+            LogPage::Discovery => {
+                let page = match &self.scene {
+                    Scene::Discovery(view) => self.discovery_page(view),
+                    Scene::Storage(_) => Vec::new(),
+                };
+                self.was_read(What::Discovery, stays);
+                page
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn was_read(&mut self, what: What, stays: bool) {
+        if !stays {
+            self.events.read(what);
+        }
+    }
+
+    /// Every group that has namespaces which this host sees.
+    fn ana_page(&self, view: &View, groups_only: bool) -> Vec<u8> {
+        let mut members: Vec<(u32, u32)> = self.namespaces().map(|namespace| (namespace.group, namespace.nsid)).collect();
+        members.sort_unstable();
+        let groups: Vec<&[(u32, u32)]> = members.chunk_by(|one, other| one.0 == other.0).collect();
+        let count = u16::try_from(groups.len()).expect("namespaces are few");
+        let mut page = AnaHead::new(self.events.ana_changes(), count).as_bytes().to_vec();
+        let states = view.ana(self.visitor.port);
+        for members in groups {
+            let group = members[0].0;
+            let state = states.map_or(AnaState::Inaccessible, |states| states.state(group));
+            let changes = states.map_or(0, |states| states.changes(group));
+            let listed = if groups_only { &[][..] } else { members };
+            let listed_count = u32::try_from(listed.len()).expect("namespaces are few");
+            page.extend_from_slice(AnaGroup::new(group, code(state), changes, listed_count).as_bytes());
+            listed.iter().for_each(|(_, nsid)| page.extend_from_slice(&nsid.to_le_bytes()));
+        }
+        page
+    }
+
+    fn discovery_page(&self, view: &DiscoveryView) -> Vec<u8> {
+        let records: Vec<&DiscoveryRecord> = view.records.iter().filter(|record| record.visible.includes(&self.visitor.host)).collect();
+        let count = u64::try_from(records.len()).expect("few");
+        let mut page = DiscoveryHead::new(view.generation, count).as_bytes().to_vec();
+        records.into_iter().for_each(|record| page.extend_from_slice(self.discovery_entry(record).as_bytes()));
+        page
+    }
+
+    fn discovery_entry(&self, record: &DiscoveryRecord) -> DiscoveryEntry {
+        let kind = if record.referral { EntryKind::Referral } else { EntryKind::Nvm };
+        // A port that is everywhere is where this host has come by it.
+        let address = record.address.as_ref().unwrap_or(&self.visitor.arrived);
+        let family = match address.family {
+            Family::Ipv4 => AddressFamily::Ipv4,
+            Family::Ipv6 => AddressFamily::Ipv6,
+        };
+        let mut entry = DiscoveryEntry::tcp(kind, record.subsystem.field(), family, &address.host, &address.service);
+        entry.port = record.port.map_or(0, |PortId(port)| port).into();
+        if record.secure {
+            entry.requirements = requirements::SECURE_CHANNEL_REQUIRED;
+        }
+        if record.referral {
+            entry.flags = entry_flags::PERSISTENT.into();
+        }
+        entry
+    }
+}
+
+fn code(state: AnaState) -> AnaCode {
+    match state {
+        AnaState::Optimized => AnaCode::Optimized,
+        AnaState::NonOptimized => AnaCode::NonOptimized,
+        AnaState::Inaccessible => AnaCode::Inaccessible,
+    }
+}
+
+fn event(notice: Notice) -> ReservationEvent {
+    match notice {
+        Notice::RegistrationPreempted => ReservationEvent::RegistrationPreempted,
+        Notice::ReservationReleased => ReservationEvent::ReservationReleased,
+        Notice::ReservationPreempted => ReservationEvent::ReservationPreempted,
+    }
+}
+
+fn smart() -> Smart {
+    let mut page = Smart::new_zeroed();
+    (page.temperature_k, page.spare_percent, page.spare_threshold_percent) = (TEMPERATURE_K.into(), 100, 10);
+    page
+}
+
+fn command_effects() -> CommandEffects {
+    let mut page = CommandEffects::new_zeroed();
+    let admin = [
+        AdminOpcode::GetLogPage,
+        AdminOpcode::Identify,
+        AdminOpcode::Abort,
+        AdminOpcode::SetFeatures,
+        AdminOpcode::GetFeatures,
+        AdminOpcode::AsyncEventRequest,
+        AdminOpcode::KeepAlive,
+        AdminOpcode::Fabrics,
+    ];
+    admin.iter().for_each(|opcode| page.admin[usize::from(opcode.code())] = effects::SUPPORTED.into());
+    let reads = [
+        IoOpcode::Flush,
+        IoOpcode::Read,
+        IoOpcode::Compare,
+        IoOpcode::ReservationRegister,
+        IoOpcode::ReservationReport,
+        IoOpcode::ReservationAcquire,
+        IoOpcode::ReservationRelease,
+        IoOpcode::Fabrics,
+    ];
+    reads.iter().for_each(|opcode| page.io[usize::from(opcode.code())] = effects::SUPPORTED.into());
+    let writes = [IoOpcode::Write, IoOpcode::WriteZeroes, IoOpcode::DatasetManagement];
+    let changes = effects::SUPPORTED | effects::CHANGES_BLOCKS;
+    writes.iter().for_each(|opcode| page.io[usize::from(opcode.code())] = changes.into());
+    page
+}
+
+fn feature_effects() -> FeatureEffects {
+    let mut page = FeatureEffects::new_zeroed();
+    for (feature, changeable, of_namespaces) in FEATURES {
+        let scope = if of_namespaces { effects::OF_NAMESPACE } else { effects::OF_CONTROLLER };
+        let change = if changeable { effects::CHANGES_CONTROLLER } else { 0 };
+        page.features[usize::from(feature.code())] = (effects::SUPPORTED | scope | change).into();
+    }
+    page
+}
