@@ -10,7 +10,7 @@ pub const COMMAND_BYTES: usize = 64;
 pub const COMPLETION_BYTES: usize = 16;
 /// Most bytes of a request to terminate: its header and the header of the PDU that was wrong.
 pub const TERMINATE_BYTES_MAX: usize = 152;
-/// Most bytes of a header with its digest and padding: the data offset has eight bits and a granularity of four.
+/// Most bytes that are read before the fields of a PDU are looked at, and that a builder writes: of a request to terminate.
 pub const HEAD_BYTES_MAX: usize = TERMINATE_BYTES_MAX;
 /// The least that a controller may announce as the most data of one H2CData (section 3.6.2.3).
 pub const DATA_BYTES_MAX_LEAST: u32 = 4096;
