@@ -200,6 +200,11 @@ impl Finding {
         }
     }
 
+    /// The same of somebody else than spineld.
+    pub(crate) fn by(self, who: &str) -> Self {
+        Self { ours: who.to_owned(), ..self }
+    }
+
     /// Of a claim with nothing to compare: its baseline did not take part, or the cores moved in every round.
     fn missing(claim: &Claim, work: &Work) -> Self {
         let nothing = Spread { low: 0.0, median: 0.0, high: 0.0 };

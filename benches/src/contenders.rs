@@ -209,7 +209,7 @@ impl Contender for InProcess {
 }
 
 /// Processor time of one of this process's threads.
-fn thread_cpu_ns(thread: i32) -> Result<u64, Failure> {
+pub(crate) fn thread_cpu_ns(thread: i32) -> Result<u64, Failure> {
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat"))?;
     text.split(' ').next().and_then(|field| field.parse().ok()).ok_or_else(|| "the kernel's schedstat has another form".into())
 }

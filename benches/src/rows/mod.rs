@@ -2,6 +2,7 @@
 
 mod agree;
 mod fair;
+mod floor;
 mod hostile;
 mod k1;
 mod l1;
@@ -24,7 +25,7 @@ use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace, table};
 
-pub(crate) use {agree::agree, fair::fair, hostile::hostile, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
+pub(crate) use {agree::agree, fair::fair, floor::floor, hostile::hostile, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
 
 /// Spineld, as tables call it.
 const SPINELD: &str = "spineld";

@@ -110,7 +110,7 @@ fn values(windows: &[Window], placement: Placement) -> Vec<Finding> {
 }
 
 /// What the processor's clock makes in a nanosecond, as the kernel has measured it.
-fn ghz() -> Option<f64> {
+pub(super) fn ghz() -> Option<f64> {
     let cpus = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = cpus.lines().find(|line| line.starts_with("cpu MHz"))?;
     Some(line.rsplit(':').next()?.trim().parse::<f64>().ok()? / 1000.0)

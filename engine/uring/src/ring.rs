@@ -245,6 +245,9 @@ impl Ring {
 
     /// Asks the parties that want to submit something.
     fn hear(&mut self) {
+        if !self.parties.is_roused() {
+            return;
+        }
         let mut parties = std::mem::take(&mut self.parties);
         parties.ask(|place, party| {
             while let Some((slot, entry)) = party.next() {

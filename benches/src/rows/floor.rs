@@ -1,0 +1,89 @@
+//! What bare requests and their answers cost over TCP: the floor that an NVMe/TCP target is held against. Knows no other row.
+
+use spinel_uring::StreamOptions;
+
+use super::reads::ghz;
+use super::{Ran, hold};
+use crate::claims::{Finding, Target};
+use crate::contenders::thread_cpu_ns;
+use crate::contest::{Contender, Entrant, Seen, Window};
+use crate::cores::{self, Placement};
+use crate::floor::{BODY_BYTES_MAX, Floor};
+use crate::loader::{self, Loader, Used, Waits};
+use crate::servers::Place;
+use crate::table::Spread;
+use crate::work::Work;
+use crate::{Failure, Pace};
+
+const ROW: &str = "floor";
+const WORKS: [Work; 6] = [
+    Work::random_reads("4k reads, 1 deep", BODY_BYTES_MAX, 1),
+    Work::random_reads("4k reads, 32 deep", BODY_BYTES_MAX, 32),
+    Work::random_reads("4k reads, 128 deep", BODY_BYTES_MAX, 128),
+    Work::random_mix("4k writes, 1 deep", 0, BODY_BYTES_MAX, 1),
+    Work::random_mix("4k writes, 32 deep", 0, BODY_BYTES_MAX, 32),
+    Work::random_mix("4k writes, 128 deep", 0, BODY_BYTES_MAX, 128),
+];
+const TCP: &str = "tcp";
+const MULTISHOT: &str = "floor";
+const SINGLE: &str = "floor, single receives";
+
+/// One connection between two cores of this process, which receive by one submission with many answers, and by many.
+pub(crate) fn floor(place: &Place, pace: &Pace) -> Result<Ran, Failure> {
+    println!("Commands of 72 bytes, answers of 24 + 4096 + 24 bytes to reads and 24 to writes, whose data come with the command.");
+    println!("One connection over loopback; nothing is checked and nothing looked up: no target can be faster over these calls.");
+    let mut entrants = Vec::new();
+    for (name, multishot) in [(MULTISHOT, true), (SINGLE, false)] {
+        let floor = Floor::start(place.cores.engine, StreamOptions { multishot, ..StreamOptions::default() })?;
+        entrants.push(Entrant { device: TCP, name, contender: Box::new(Bare(floor)) });
+    }
+    let mut ran = hold(place, pace, ROW, &WORKS, entrants, &[])?;
+    for placement in [Placement::Near, Placement::Far] {
+        ran.findings.extend(cycles(&ran.windows, placement));
+    }
+    Ok(ran)
+}
+
+/// The processor's cycles for each request.
+fn cycles(windows: &[Window], placement: Placement) -> Vec<Finding> {
+    let Some(ghz) = ghz() else { return Vec::new() };
+    let (usable, busy) = cores::chosen(windows, |window| &window.around);
+    let there = cores::in_placement(&usable, placement, |window| &window.around);
+    let mut found = Vec::new();
+    for work in &WORKS {
+        for name in [MULTISHOT, SINGLE] {
+            let own = there.iter().filter(|window| (window.work, window.entrant) == (work.name, name));
+            let shape = format!("{}: busy cycles each", work.name);
+            let spread = Spread::of(own.filter_map(|window| Some(window.busy_ns? * ghz)));
+            let found_of = |spread| Finding::of_value(ROW, &shape, spread, "cycles", Target::Shown, busy).by(name).placed(placement);
+            found.extend(spread.map(found_of));
+        }
+    }
+    found
+}
+
+struct Bare(Floor);
+
+impl Contender for Bare {
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
+    fn measure(&mut self, place: &Place, work: &Work, pace: &Pace, round: u32) -> Result<Seen, Failure> {
+        let loader = Loader::start(place.cores.client, Waits::Polling)?;
+        let job = work.job(u64::from(round) + 1, pace.warm_up, pace.window)?;
+        let memory = spinel_load::Memory::anonymous(&job)?;
+        let mut looks = Vec::new();
+        let tally = loader.run(self.0.device(), memory, job, &mut || {
+            let (thread, busy_ns) = self.0.used();
+            looks.push(Used::by_now(thread_cpu_ns(thread)?, Some(busy_ns)));
+            Ok(())
+        })?;
+        loader.quit();
+        Ok(loader::seen(&tally, &looks))
+    }
+
+    fn end(self: Box<Self>) -> Result<(), Failure> {
+        self.0.end()
+    }
+}
