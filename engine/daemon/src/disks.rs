@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use spinel_control::{RpcError, params};
 use spinel_core::Device;
+use spinel_nvmf::target::Target;
 use spinel_volume::{Limits, Throttle};
 use uuid::Uuid;
 
@@ -69,9 +70,16 @@ pub(crate) struct Disks {
     pub(crate) mallocs_named: u64,
     /// What another process has handed over and nobody has taken into use yet.
     pub(crate) inherited: Inherited,
+    /// Who offers them to hosts.
+    target: Option<Target>,
 }
 
 impl Disks {
+    /// No disks yet; this target may offer them to hosts.
+    pub(crate) fn exported_by(target: Target) -> Self {
+        Self { target: Some(target), ..Self::default() }
+    }
+
     /// Every bdev, in the order of creation.
     pub(crate) fn bdevs(&self) -> &[Bdev] {
         &self.bdevs
@@ -154,7 +162,13 @@ impl Disks {
         let controllers = self.controllers.iter().filter(|served| served.bdev == name);
         let controllers = controllers.map(|served| format!("controller '{}' serves it", served.name));
         let benches = self.benches.iter().filter(|bench| bench.bdev == name && !bench.is_over());
-        layers.chain(controllers).chain(benches.map(|bench| format!("bench {} runs on it (bdev_bench_stop ends it)", bench.id))).collect()
+        let namespaces = self.target.iter().flat_map(|target| target.users_of(name));
+        let namespaces = namespaces.map(|(nqn, nsid)| format!("it is namespace {nsid} of subsystem '{nqn}'"));
+        layers
+            .chain(controllers)
+            .chain(namespaces)
+            .chain(benches.map(|bench| format!("bench {} runs on it (bdev_bench_stop ends it)", bench.id)))
+            .collect()
     }
 
     /// Refuses (-16) what cannot be done with the bdev called exactly `name` while somebody uses it.
@@ -171,7 +185,9 @@ impl Disks {
         let layer = layer.map(|layer| format!("bdev '{}' is made of it", layer.name));
         let controller = || self.controllers.iter().find(|served| served.bdev == bdev.name);
         let controller = || controller().map(|served| format!("controller '{}' serves it", served.name));
-        match layer.or_else(controller) {
+        let namespace = || self.target.iter().flat_map(|target| target.users_of(&bdev.name)).next();
+        let namespace = || namespace().map(|(nqn, nsid)| format!("it is namespace {nsid} of subsystem '{nqn}'"));
+        match layer.or_else(controller).or_else(namespace) {
             None => Ok(()),
             Some(user) => {
                 let message = format!("bdev '{}' is in use: {user}; a job there may only read", bdev.name);
@@ -197,15 +213,24 @@ impl Disks {
     /// Tells the guests of this bdev, and of those made of it, that its size has changed.
     pub(crate) fn announce_size(&self, name: &str) {
         self.served_over(name).for_each(|served| served.controller().resized());
+        self.exported_over(name, Target::resized);
     }
 
     /// Lets the guests of this bdev, and of those made of it, open it again, because its first limit was set or its last lifted.
     pub(crate) fn reopen(&self, name: &str) {
         self.served_over(name).for_each(|served| served.controller().reopen());
+        self.exported_over(name, Target::reopen);
     }
 
-    /// The controllers of this bdev and of those made of it.
-    fn served_over<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Served> {
+    /// Tells the target of this bdev and of those made of it.
+    fn exported_over(&self, name: &str, tell: impl Fn(&Target, &str)) {
+        if let Some(target) = &self.target {
+            self.over(name).into_iter().for_each(|name| tell(target, name));
+        }
+    }
+
+    /// This bdev and those made of it.
+    fn over<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
         let mut over = vec![name];
         // What is made of something comes after it, so one walk finds all.
         for bdev in &self.bdevs {
@@ -213,6 +238,12 @@ impl Disks {
                 over.push(&bdev.name);
             }
         }
+        over
+    }
+
+    /// The controllers of this bdev and of those made of it.
+    fn served_over<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Served> {
+        let over = self.over(name);
         self.controllers.iter().filter(move |served| over.contains(&served.bdev.as_str()))
     }
 

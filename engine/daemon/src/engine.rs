@@ -20,6 +20,7 @@ use crate::disks::Disks;
 use crate::events::Event;
 use crate::kinds::chain;
 use crate::log::Log;
+use crate::nvmf::Nvmf;
 use crate::scheduler::{Policy, Scheduler};
 use crate::served::Served;
 use crate::takeover::Blackouts;
@@ -57,6 +58,7 @@ pub(crate) struct Engine {
     front: OnceLock<Front>,
     blackouts: Locked<Blackouts>,
     disks: Arc<Locked<Disks>>,
+    nvmf: Nvmf,
     scheduler: Locked<Scheduler>,
 }
 
@@ -93,6 +95,15 @@ impl Engine {
                 }
             }
         }
+        let mailboxes = reactors.iter().map(|reactor| reactor.mailbox().clone()).collect();
+        let nvmf = match Nvmf::start(mailboxes) {
+            Ok(nvmf) => nvmf,
+            Err(error) => {
+                reactors.into_iter().for_each(Handle::quit);
+                return Err(StartError::Thread(error));
+            }
+        };
+        let disks = Disks::exported_by(nvmf.target().clone());
         Ok(Self {
             reactors,
             log,
@@ -102,7 +113,8 @@ impl Engine {
             handing_over: AtomicBool::new(false),
             front: OnceLock::new(),
             blackouts: Locked::default(),
-            disks: Arc::default(),
+            disks: Arc::new(Locked::new(disks)),
+            nvmf,
             scheduler: Locked::default(),
         })
     }
@@ -161,6 +173,11 @@ impl Engine {
         locked(&self.disks)
     }
 
+    /// NVMe over Fabrics.
+    pub(crate) fn nvmf(&self) -> &Nvmf {
+        &self.nvmf
+    }
+
     /// Whether queues are moved between cores.
     pub(crate) fn policy(&self) -> Policy {
         locked(&self.scheduler).policy
@@ -204,7 +221,7 @@ impl Engine {
     }
 
     /// Stops every controller and every reactor, which waits for what is in flight.
-    pub(crate) fn stop(self) {
+    pub(crate) fn stop(mut self) {
         locked(&self.scheduler).stop();
         let controllers = {
             let mut disks = self.disks();
@@ -219,6 +236,7 @@ impl Engine {
                 tracing::error!("{error}");
             }
         }
+        self.nvmf.stop();
         self.reactors.into_iter().for_each(Handle::quit);
     }
 }

@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod methods;
 mod notify;
+mod nvmf;
 mod scheduler;
 mod served;
 mod takeover;

@@ -11,6 +11,7 @@ mod iostat;
 mod logging;
 mod malloc;
 mod null;
+mod nvmf;
 mod options;
 mod process;
 mod qos;
@@ -41,7 +42,8 @@ pub(crate) static METHODS: LazyLock<Methods<Engine>> = LazyLock::new(|| {
     let table = about_bdevs(table);
     let table = of_kinds(table);
     let table = about_benches(table);
-    about_vhost(table)
+    let table = about_vhost(table);
+    about_nvmf(table)
 });
 
 fn about_the_process(table: Methods<Engine>) -> Methods<Engine> {
@@ -129,6 +131,37 @@ fn about_vhost(table: Methods<Engine>) -> Methods<Engine> {
         .with("virtio_blk_get_transports", Runtime, vhost::transports)
 }
 
+fn about_nvmf(table: Methods<Engine>) -> Methods<Engine> {
+    use When::Runtime;
+    table
+        .with("nvmf_set_config", Runtime, nvmf::set_config)
+        .with("nvmf_create_transport", Runtime, nvmf::create_transport)
+        .with("nvmf_get_transports", Runtime, nvmf::transports)
+        .with("nvmf_get_targets", Runtime, nvmf::targets)
+        .with("nvmf_get_stats", Runtime, nvmf::stats)
+        .with("nvmf_create_subsystem", Runtime, nvmf::create)
+        .with("nvmf_delete_subsystem", Runtime, nvmf::delete)
+        .with("nvmf_get_subsystems", Runtime, nvmf::list)
+        .with("nvmf_subsystem_add_listener", Runtime, nvmf::add_listener)
+        .with("nvmf_subsystem_remove_listener", Runtime, nvmf::remove_listener)
+        .with("nvmf_subsystem_get_listeners", Runtime, nvmf::listeners)
+        .with("nvmf_subsystem_listener_set_ana_state", Runtime, nvmf::set_ana_state)
+        .with("spinel_nvmf_set_ana_states", Runtime, nvmf::set_ana_states)
+        .with("nvmf_subsystem_add_ns", Runtime, nvmf::add_namespace)
+        .with("nvmf_subsystem_remove_ns", Runtime, nvmf::remove_namespace)
+        .with("nvmf_subsystem_set_ns_ana_group", Runtime, nvmf::set_group)
+        .with("nvmf_ns_add_host", Runtime, nvmf::show)
+        .with("nvmf_ns_remove_host", Runtime, nvmf::hide)
+        .with("nvmf_subsystem_add_host", Runtime, nvmf::add_host)
+        .with("nvmf_subsystem_remove_host", Runtime, nvmf::remove_host)
+        .with("nvmf_subsystem_allow_any_host", Runtime, nvmf::allow_any)
+        .with("nvmf_subsystem_get_controllers", Runtime, nvmf::controllers)
+        .with("nvmf_subsystem_get_qpairs", Runtime, nvmf::queues)
+        .with("nvmf_discovery_add_referral", Runtime, nvmf::add_referral)
+        .with("nvmf_discovery_remove_referral", Runtime, nvmf::remove_referral)
+        .with("nvmf_discovery_get_referrals", Runtime, nvmf::referrals)
+}
+
 /// For how long a call that was refused waits for what would let it succeed.
 pub(crate) fn patience(engine: &Engine, method: &str, params: Option<&Value>) -> Duration {
     match method {
@@ -156,6 +189,14 @@ const HARMLESS: &[&str] = &[
     "log_set_flag",
     "log_set_level",
     "log_set_print_level",
+    "nvmf_discovery_get_referrals",
+    "nvmf_get_stats",
+    "nvmf_get_subsystems",
+    "nvmf_get_targets",
+    "nvmf_get_transports",
+    "nvmf_subsystem_get_controllers",
+    "nvmf_subsystem_get_listeners",
+    "nvmf_subsystem_get_qpairs",
     "rpc_get_methods",
     "spdk_get_version",
     "spdk_kill_instance",

@@ -38,6 +38,10 @@ pub(super) fn hand_over(engine: &Engine, params: Option<&Value>) -> Answer {
             )));
         }
     }
+    if let Some(subsystem) = engine.nvmf().target().subsystems().first() {
+        let nqn = &subsystem.identity.nqn;
+        return Err(busy(format!("connections of hosts cannot be handed over, and subsystem '{nqn}' may have some; delete it first")));
+    }
     let front = engine.front().ok_or_else(|| RpcError::internal("this process does not serve yet"))?;
     let stream = UnixStream::connect(&socket).map_err(|error| RpcError::io(&error, format!("cannot connect to '{}'", socket.display())))?;
     let link = Link::new(stream).map_err(|error| busy(chain(&error)))?;

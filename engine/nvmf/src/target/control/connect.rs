@@ -36,6 +36,8 @@ impl State {
         let subsystem = matches!(scene, Scene::Storage(_)).then(|| request.subsystem.clone());
         let link = self.links.get_mut(&from).expect("it was found above");
         link.belongs = Some(Belongs { subsystem, cntlid, qid: request.qid });
+        let share = self.shares.entry(link.mailbox.core()).or_default();
+        *if request.qid > 0 { &mut share.io_queues } else { &mut share.admin_queues } += 1;
         let (peer, arrived) = (&link.peer, link.arrived.clone());
         let (host, subsystem, qid) = (&request.host, &request.subsystem, request.qid);
         tracing::info!("{host} at {peer} has connected queue {qid} of controller {cntlid} of {subsystem}");
@@ -109,14 +111,21 @@ impl State {
     /// A queue has closed a channel.
     pub(super) fn closed(&mut self, from: ConnectionId, nsid: u32, instance: u64) {
         let Some(link) = self.links.get_mut(&from) else { return };
-        let ended = link.meters.extract_if(.., |(of, at, ..)| *of == nsid && *at == instance);
-        ended.for_each(|(.., meters, meter)| meters.end(&meter));
+        let share = self.shares.entry(link.mailbox.core()).or_default();
+        for (.., meters, meter) in link.meters.extract_if(.., |(of, at, ..)| *of == nsid && *at == instance) {
+            share.requests += meter.requests();
+            meters.end(&meter);
+        }
     }
 
     /// A connection is over. With its admin queue goes the controller.
     pub(super) fn ended(&mut self, who: ConnectionId) {
         let Some(link) = self.links.remove(&who) else { return };
-        link.meters.iter().for_each(|(.., meters, meter)| meters.end(meter));
+        let share = self.shares.entry(link.mailbox.core()).or_default();
+        for (.., meters, meter) in &link.meters {
+            share.requests += meter.requests();
+            meters.end(meter);
+        }
         if let Some(belongs) = &link.belongs {
             self.leave(belongs);
             if let Some(nqn) = &belongs.subsystem {

@@ -148,6 +148,37 @@ impl Target {
     }
 }
 
+/// What hosts' connections make of one core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CoreShare {
+    /// Admin queues up to now.
+    pub admin_queues: u64,
+    /// Queues for I/O up to now.
+    pub io_queues: u64,
+    /// Admin queues at present, and connections that are no queue yet.
+    pub admin_queues_now: u64,
+    /// Queues for I/O at present.
+    pub io_queues_now: u64,
+    /// Requests of theirs that ended.
+    pub requests: u64,
+}
+
+impl Target {
+    /// What hosts' connections make of each core.
+    #[must_use]
+    pub fn usage_of_cores(&self) -> BTreeMap<CoreId, CoreShare> {
+        let state = self.state();
+        let mut shares = state.shares.clone();
+        for link in state.links.values() {
+            let share = shares.entry(link.mailbox.core()).or_default();
+            let io = link.belongs.as_ref().is_some_and(|belongs| belongs.qid > 0);
+            *if io { &mut share.io_queues_now } else { &mut share.admin_queues_now } += 1;
+            share.requests += link.meters.iter().map(|(.., meter)| meter.requests()).sum::<u64>();
+        }
+        shares
+    }
+}
+
 impl State {
     fn describe(&self, subsystem: &Subsystem) -> SubsystemInfo {
         let namespaces = subsystem.namespaces.values().map(|kept| NamespaceInfo {

@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use spinel_core::{Mailbox, Meter, Meters};
+use spinel_core::{CoreId, Mailbox, Meter, Meters};
 
 pub use admin::{ListenerSpec, ReferralSpec, SubsystemSpec, TargetError};
 pub use changes::Pending;
-pub use info::{ControllerInfo, ListenerInfo, NamespaceInfo, QueueInfo, ReferralInfo, SubsystemInfo};
+pub use info::{ControllerInfo, CoreShare, ListenerInfo, NamespaceInfo, QueueInfo, ReferralInfo, SubsystemInfo};
 pub use subsystem::NamespaceSpec;
 
 use super::hub::tell;
@@ -127,6 +127,8 @@ struct State {
     discovery: Controllers,
     discovery_view: Arc<DiscoveryView>,
     changes: Changes,
+    /// What connections that ended, and queues that ended or not, have made of each core.
+    shares: BTreeMap<CoreId, CoreShare>,
 }
 
 impl Target {
@@ -145,6 +147,7 @@ impl Target {
             discovery: Controllers::new((1, 0xffef)),
             discovery_view: Arc::default(),
             changes: Changes::default(),
+            shares: BTreeMap::new(),
         };
         Self { shared: Arc::new(Shared { state: Locked::new(state), heard, sender }) }
     }
