@@ -1,6 +1,7 @@
 //! NVMe over Fabrics: machines of targets and initiators, and the TCP transport, without a socket.
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod nqn;
 pub mod pool;
 pub mod target;
