@@ -23,7 +23,7 @@ fn sends() -> impl Strategy<Value = Vec<Send>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 50, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_sent_comes_in_order_whatever_the_cut(
@@ -40,7 +40,7 @@ proptest! {
         let mut takes = takes.iter().cycle();
         let mut next = 0;
         let all: usize = sends.iter().map(|(head, body, tail)| head + body.iter().map(|(_, len)| len).sum::<usize>() + tail).sum();
-        while got.len() < all || next < sends.len() {
+        until(&mut core, || {
             while one.room() > 0 && next < sends.len() {
                 let (head, body, tail) = &sends[next];
                 let segments: Vec<Segment> =
@@ -51,11 +51,11 @@ proptest! {
                 expected.extend_from_slice(&heads[200..200 + tail]);
                 next += 1;
             }
-            turn(&mut core);
             let count = other.incoming().len().min(*takes.next().unwrap());
             got.extend_from_slice(&other.incoming()[..count]);
             other.take(count);
-        }
+            got.len() == all && next == sends.len()
+        });
         prop_assert!(got == expected);
         until(&mut core, || one.sent() == u64::try_from(sends.len()).unwrap());
         prop_assert_eq!((one.state(), other.state()), (StreamState::Open, StreamState::Open));
@@ -81,10 +81,10 @@ fn bodies_of_a_mebibyte_go_both_ways_at_once() {
         expected.extend_from_slice(&bytes[7..131_080 + 917_503]);
         expected.extend_from_slice(b"tail");
         let expected = expected.repeat(8);
-        while got.iter().any(|got| got.len() < expected.len()) {
-            turn(&mut core);
+        until(&mut core, || {
             streams.iter_mut().zip(&mut got).for_each(|(stream, got)| take_all(stream, got));
-        }
+            got.iter().all(|got| got.len() >= expected.len())
+        });
         assert!(got.iter().all(|got| *got == expected));
         until(&mut core, || streams.iter().all(|stream| stream.sent() == 8));
         close(&mut core, streams);

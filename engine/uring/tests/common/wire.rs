@@ -63,7 +63,7 @@ pub(crate) fn turn(core: &mut Core) {
 
 /// Turns until it is so. A bound on turns only shows that it never happens: nothing here takes so many.
 pub(crate) fn until(core: &mut Core, mut so: impl FnMut() -> bool) {
-    for _ in 0..10_000_000 {
+    for _ in 0..1_000_000 {
         turn(core);
         if so() {
             return;
@@ -72,12 +72,17 @@ pub(crate) fn until(core: &mut Core, mut so: impl FnMut() -> bool) {
     panic!("it did not happen");
 }
 
+/// Nothing here takes so long, however busy the machine is.
+const FOR_EVER_NS: u64 = 30_000_000_000;
+
 /// Turns, asleep in between, until it is so. Whatever makes it so has to wake the core.
 pub(crate) fn until_woken(core: &mut Core, mut so: impl FnMut() -> bool) {
     while !so() {
         turn(core);
         if !so() && core.arm() == Armed::Idle {
-            core.sleep(None, now());
+            let asleep = now();
+            core.sleep(Some(asleep.after_ns(FOR_EVER_NS)), asleep);
+            assert!(now().since_ns(asleep) < FOR_EVER_NS, "nothing woke the core");
         }
     }
 }
