@@ -5,6 +5,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::wire::{SMALL, both_ways, close, core, listener, pair, region, sockets, stream, take_all, turn, until, until_woken};
@@ -160,6 +161,35 @@ fn memory_that_is_not_announced_breaks_the_stream_instead_of_going_out_shorter()
     let mut got = Vec::new();
     peer.read_to_end(&mut got).unwrap();
     assert_eq!(got, b"before");
+}
+
+#[test]
+fn memory_whose_file_was_made_shorter_goes_out_as_zeroes_and_the_stream_lives_on() {
+    let mut core = core();
+    let (mut stream, mut peer) = stream(&mut core, &SMALL);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(64 << 10).unwrap();
+    let region = Region::of_file(file.as_fd(), 0, 64 << 10).unwrap();
+    region.write(0, &[7; 64 << 10]).unwrap();
+    core.map(Arc::clone(&region));
+    // Two pages and a byte are left of it, and a segment begins inside each part.
+    file.set_len(8193).unwrap();
+    let segments = [(4000, 20_000), (40_001, 5000), (0, 10)].map(|(at, len)| region.segment(at, len).unwrap());
+    stream.send(b"head", &segments, b"tail");
+    stream.send(b"another's", &[], &[]);
+    let mut expected = b"head".to_vec();
+    expected.extend_from_slice(&[7; 4193]);
+    expected.extend_from_slice(&[0; 15_807 + 5000]);
+    expected.extend_from_slice(&[7; 10]);
+    expected.extend_from_slice(b"tailanother's");
+    until_woken(&mut core, || stream.sent() == 2);
+    peer.set_nonblocking(false).unwrap();
+    let mut got = vec![0; expected.len()];
+    peer.read_exact(&mut got).unwrap();
+    assert!(got == expected);
+    assert!(region.poisoned());
+    assert_eq!(stream.state(), StreamState::Open);
+    close(&mut core, [stream]);
 }
 
 #[test]

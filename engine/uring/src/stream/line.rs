@@ -133,8 +133,9 @@ impl Line {
 
     fn sent(&mut self, result: i32) {
         self.outbox.called(usize::try_from(result).unwrap_or(0));
-        let passing = [Errno::AGAIN, Errno::INTR].map(|errno| -errno.raw_os_error());
-        if result < 0 && !passing.contains(&result) {
+        let is = |errno: Errno| result == -errno.raw_os_error();
+        let passing = is(Errno::AGAIN) || is(Errno::INTR) || is(Errno::FAULT) && self.outbox.touch();
+        if result < 0 && !passing {
             self.break_off(Break::System(-result));
         }
         self.settle();

@@ -22,6 +22,8 @@ const LARGE_SENDS: usize = 4;
 const CALL_VECTORS_MAX: usize = 1024;
 /// So many bytes end a call: it copies them, and the core does nothing else meanwhile.
 const CALL_BYTES_MAX: usize = 256 * 1024;
+/// No page is smaller.
+const PAGE_BYTES: usize = 4096;
 
 /// The sends of one connection that have not gone yet.
 pub(crate) struct Outbox {
@@ -45,6 +47,8 @@ pub(crate) struct Outbox {
     gone_bytes: u64,
     /// The kernel has a call.
     calling: bool,
+    /// At which byte memory was last looked for that the kernel had not found.
+    touched_at: Option<u64>,
     message: Box<msghdr>,
 }
 
@@ -68,6 +72,7 @@ impl Outbox {
             queued_bytes: 0,
             gone_bytes: 0,
             calling: false,
+            touched_at: None,
             // SAFETY: a message header of zeroes is a valid, empty one.
             message: unsafe { message.assume_init() },
         })
@@ -177,6 +182,28 @@ impl Outbox {
             }
         }
         self.count();
+    }
+
+    /// The kernel found no memory where a call should go on: a front end has made its file shorter. Touched from here, what is
+    /// missing becomes zeroes, so that one guest's fault does not end what others send. Whether that may help.
+    pub(crate) fn touch(&mut self) -> bool {
+        if self.touched_at.replace(self.gone_bytes) == Some(self.gone_bytes) {
+            return false;
+        }
+        let mut bytes = 0;
+        for number in 0..self.listed {
+            let vector = &self.vectors[(self.first + number) % self.vectors.len()];
+            let address = vector.iov_base.cast::<u8>();
+            for offset in (0..vector.iov_len).step_by(PAGE_BYTES).chain([vector.iov_len - 1]) {
+                // SAFETY: listed memory is mapped until its send is counted; what others do to it does not matter.
+                unsafe { address.wrapping_add(offset).read_volatile() };
+            }
+            bytes += vector.iov_len;
+            if bytes >= CALL_BYTES_MAX {
+                break;
+            }
+        }
+        true
     }
 
     /// Counts the sends that have gone as a whole.
