@@ -170,7 +170,7 @@ fn memory_whose_file_was_made_shorter_goes_out_as_zeroes_and_the_stream_lives_on
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 << 10).unwrap();
     let region = Region::of_file(file.as_fd(), 0, 64 << 10).unwrap();
-    region.write(0, &[7; 64 << 10]).unwrap();
+    region.write(0, &vec![7; 64 << 10]).unwrap();
     core.map(Arc::clone(&region));
     // Two pages and a byte are left of it, and a segment begins inside each part.
     file.set_len(8193).unwrap();
@@ -179,7 +179,7 @@ fn memory_whose_file_was_made_shorter_goes_out_as_zeroes_and_the_stream_lives_on
     stream.send(b"another's", &[], &[]);
     let mut expected = b"head".to_vec();
     expected.extend_from_slice(&[7; 4193]);
-    expected.extend_from_slice(&[0; 15_807 + 5000]);
+    expected.resize(expected.len() + 15_807 + 5000, 0);
     expected.extend_from_slice(&[7; 10]);
     expected.extend_from_slice(b"tailanother's");
     until_woken(&mut core, || stream.sent() == 2);
