@@ -311,3 +311,8 @@ pub(crate) fn controller(answer: &Answer) -> u16 {
     assert!(answer.status.is_success(), "{}", answer.status);
     Connected::of(answer.result).controller
 }
+
+/// Bytes that differ from block to block, and from seed to seed.
+pub(crate) fn bytes(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from((at * 7 + at / 512 * 13 + seed * 31) % 251).unwrap()).collect()
+}

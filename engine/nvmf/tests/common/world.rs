@@ -123,6 +123,11 @@ impl World {
         self.turns(10);
     }
 
+    /// Lets the next connection come to another core.
+    pub(crate) fn rotate(&mut self) {
+        self.cores.rotate_left(1);
+    }
+
     /// Connections that are there.
     pub(crate) fn pollers(&self) -> usize {
         self.cores.iter().map(|(reactor, _)| reactor.pollers()).sum()

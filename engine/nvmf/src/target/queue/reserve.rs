@@ -1,7 +1,12 @@
 //! Commands about reservations, as a queue takes them: their bytes. Knows no rule of reservations.
 
 use spinel_nvme::command::{Command, IoOpcode};
+use spinel_nvme::reservation::{
+    self as codes, Acquire, AcquireData, PersistChange, REPORT_HEAD_EXTENDED_BYTES, Register, RegisterData, RegistrantExtended, Release,
+    ReleaseAction, ReleaseData, Report, ReportHead, ReservationType,
+};
 use spinel_nvme::status::{StatusCode, StatusField};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::super::note::{ReserveError, Said};
 use super::super::reservation::{AcquireAction, Act, HostId, Kind, Refusal, RegisterAction, Reservations};
@@ -14,6 +19,8 @@ use super::slots::{Phase, SlotId};
 const KEYS_BYTES: u32 = 16;
 /// Of Reservation Release.
 const KEY_BYTES: u32 = 8;
+/// Stands for a host that has no controller here, as far as this one knows.
+const NO_CONTROLLER: u16 = 0xffff;
 /// The most that Reservation Report answers.
 const REPORT_BYTES_MAX: u32 = 64 * 1024;
 
@@ -71,7 +78,7 @@ impl Io {
 
     fn run_report(&mut self, desk: &mut Desk, id: SlotId, command: &Command) {
         // Hosts of fabrics have identifiers of 128 bits, which only extended entries show.
-        if command.dword(11) & 1 == 0 {
+        if !Report::of(command).extended {
             return self.end(desk, id, StatusCode::HOST_ID_INCONSISTENT.permanent());
         }
         if !desk.has_buffers(id, report_bytes(command)) {
@@ -88,69 +95,63 @@ impl Io {
     }
 }
 
-/// How much a report is asked for: dwords, less one.
+/// How much a report is asked for.
 fn report_bytes(command: &Command) -> u32 {
-    command.dword(10).saturating_add(1).saturating_mul(4)
+    u32::try_from(Report::of(command).len_bytes()).unwrap_or(u32::MAX)
 }
 
-/// A report with extended entries (base 2.0, Reservation Status Extended). Controllers of other hosts are not named.
+/// A report with extended entries. Controllers of other hosts are not named.
 fn report(reservations: &Reservations, host: &HostId, cntlid: u16) -> Vec<u8> {
     let registrants = reservations.registrants();
     let count = u16::try_from(registrants.len()).expect("registrants are few");
-    let mut report = vec![0; 64];
-    report[..4].copy_from_slice(&reservations.generation().to_le_bytes());
-    report[4] = reservations.kind().map_or(0, Kind::code);
-    report[5..7].copy_from_slice(&count.to_le_bytes());
-    report[9] = u8::from(reservations.persists());
+    let kind = reservations.kind().and_then(|kind| ReservationType::of(kind.code()));
+    let mut report = ReportHead::new(reservations.generation(), kind, count, reservations.persists()).as_bytes().to_vec();
+    report.resize(REPORT_HEAD_EXTENDED_BYTES, 0);
     for registrant in registrants {
-        let mut entry = [0; 64];
-        let controller = if registrant.host == *host { cntlid } else { 0xffff };
-        entry[..2].copy_from_slice(&controller.to_le_bytes());
-        entry[2] = u8::from(reservations.holds(&registrant.host));
-        entry[8..16].copy_from_slice(&registrant.key.to_le_bytes());
-        entry[16..32].copy_from_slice(&registrant.host.0);
-        report.extend_from_slice(&entry);
+        let controller = if registrant.host == *host { cntlid } else { NO_CONTROLLER };
+        let holds = reservations.holds(&registrant.host);
+        report.extend_from_slice(RegistrantExtended::new(controller, holds, registrant.host.0, registrant.key).as_bytes());
     }
     report
 }
 
 /// What a command asks for; none if it makes no sense.
 fn act(command: &Command, data: &[u8]) -> Option<Act> {
-    let key = |at: usize| data.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-    let dword = command.dword(10);
-    let (action, ignore_key) = (dword & 7, dword & 1 << 3 != 0);
-    let kind = u8::try_from(dword >> 8 & 0xff).ok().and_then(Kind::of);
+    let kind = |kind: Option<ReservationType>| kind.and_then(|kind| Kind::of(kind.code()));
     Some(match IoOpcode::of(command.opcode())? {
         IoOpcode::ReservationRegister => {
-            let action = match action {
-                0 => RegisterAction::Register,
-                1 => RegisterAction::Unregister,
-                2 => RegisterAction::Replace,
-                _ => return None,
+            let (asked, keys) = (Register::of(command), RegisterData::read_from_bytes(data).ok()?);
+            let action = match asked.action? {
+                codes::RegisterAction::Register => RegisterAction::Register,
+                codes::RegisterAction::Unregister => RegisterAction::Unregister,
+                codes::RegisterAction::Replace => RegisterAction::Replace,
             };
-            let persist = match dword >> 30 {
-                0 => None,
-                2 => Some(false),
-                3 => Some(true),
-                _ => return None,
+            let persist = match asked.persist? {
+                PersistChange::Keep => None,
+                PersistChange::Clear => Some(false),
+                PersistChange::Set => Some(true),
             };
-            Act::Register { action, ignore_key, current: key(0)?, new: key(8)?, persist }
+            Act::Register { action, ignore_key: asked.ignore_key, current: keys.current.get(), new: keys.new.get(), persist }
         }
-        // Ignoring the key is reserved for registering.
-        _ if ignore_key => return None,
         IoOpcode::ReservationAcquire => {
-            let action = match action {
-                0 => AcquireAction::Acquire,
-                1 | 2 => AcquireAction::Preempt { key: key(8)? },
-                _ => return None,
+            let (asked, keys) = (Acquire::of(command), AcquireData::read_from_bytes(data).ok()?);
+            let action = match asked.action? {
+                codes::AcquireAction::Acquire => AcquireAction::Acquire,
+                codes::AcquireAction::Preempt | codes::AcquireAction::PreemptAndAbort => {
+                    AcquireAction::Preempt { key: keys.preempted.get() }
+                }
             };
-            Act::Acquire { action, current: key(0)?, kind: kind? }
+            // Ignoring the key is for registering only.
+            (!asked.ignore_key).then_some(Act::Acquire { action, current: keys.current.get(), kind: kind(asked.kind)? })?
         }
-        IoOpcode::ReservationRelease => match action {
-            0 => Act::Release { current: key(0)?, kind: Some(kind?) },
-            1 => Act::Release { current: key(0)?, kind: None },
-            _ => return None,
-        },
+        IoOpcode::ReservationRelease => {
+            let (asked, key) = (Release::of(command), ReleaseData::read_from_bytes(data).ok()?);
+            let released = match asked.action? {
+                ReleaseAction::Release => Some(kind(asked.kind)?),
+                ReleaseAction::Clear => None,
+            };
+            (!asked.ignore_key).then_some(Act::Release { current: key.current.get(), kind: released })?
+        }
         _ => return None,
     })
 }
