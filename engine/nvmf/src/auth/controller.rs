@@ -57,7 +57,8 @@ impl ControllerAuth {
         Self { parties, policy, step: Step::Negotiate, transaction: 0, done: None }
     }
 
-    /// How it stands. Who has authenticated stays so while it does it again, unless that fails.
+    /// How it stands. Who has authenticated stays so while it does it again, unless that fails. Who is to be refused learns
+    /// it first, so whoever keeps a queue gives hosts a time to ask.
     #[must_use]
     pub fn state(&self) -> State {
         match &self.step {
@@ -92,8 +93,10 @@ impl ControllerAuth {
                 let (hash, group) = self.choose(*concatenation, offer.as_ref())?;
                 Ok(Some(Step::Choose(hash, group)))
             }
-            (Step::Negotiate | Step::Failed(_) | Step::Refuse(_), _) => Err(Explanation::IncorrectMessage),
+            (Step::Failed(_) | Step::Refuse(_), _) => Err(Explanation::IncorrectMessage),
+            (Step::Negotiate, body) if !matches!(body, Body::Failure2 { .. }) => Err(Explanation::IncorrectMessage),
             _ if message.transaction != self.transaction => Err(Explanation::IncorrectPayload),
+            // Also behind the end: the host did not like what it was told last.
             (_, Body::Failure2 { explanation }) => Ok(Some(Step::Failed(Failure::There(*explanation)))),
             (Step::Reply(given), Body::Reply { answer, sequence, challenge, public }) => {
                 self.check(given, answer, *sequence, *challenge, public).map(Some)

@@ -332,6 +332,16 @@ fn messages_out_of_order_are_refused() {
 }
 
 #[test]
+fn a_host_that_takes_its_word_back_has_failed() {
+    let policy = Policy::new(&[Hash::Sha256], &[Group::Null]).unwrap();
+    let (mut host, mut controller) = (HostAuth::new(parties(false), policy, 7), ControllerAuth::new(parties(false), policy));
+    let done = State::Done { mutual: false };
+    assert_eq!(converse(&mut host, &mut controller), (done, done));
+    controller.send(&Message { transaction: 7, body: Body::Failure2 { explanation: 1 } }.bytes());
+    assert_eq!(controller.state(), State::Failed(Failure::There(1)));
+}
+
+#[test]
 fn a_secure_channel_is_not_concatenated() {
     let mut controller = ControllerAuth::new(parties(true), Policy::ALL);
     controller.send(&Message { transaction: 1, body: Body::Negotiate { concatenation: 1, offer: None } }.bytes());
@@ -392,4 +402,55 @@ fn a_host_refuses_what_it_did_not_offer() {
         host.sent();
         assert_eq!(host.step(), Step::End(State::Failed(Failure::Here(explanation))));
     }
+}
+
+/// Cuts a message, or changes some of its bytes.
+fn spoil(bytes: &mut Vec<u8>, random: &mut impl FnMut(&mut [u8])) {
+    let mut dice = [0; 5];
+    random(&mut dice);
+    let at = usize::from(u16::from_le_bytes([dice[1], dice[2]])) % bytes.len().max(1);
+    match dice[0] % 4 {
+        0 => bytes.truncate(at),
+        1 => bytes.iter_mut().skip(at).take(2).for_each(|byte| *byte = dice[3]),
+        // The heads are where lengths stand.
+        2 => bytes.iter_mut().skip(usize::from(dice[3] % 16)).take(1).for_each(|byte| *byte ^= dice[4]),
+        _ => {}
+    }
+}
+
+#[test]
+fn whatever_is_done_to_messages_both_sides_come_to_an_end() {
+    let policy = Policy::new(&[Hash::Sha256, Hash::Sha512], &[Group::Null]).unwrap();
+    let (mut random, mut bad, mut done) = (numbers(), numbers(), 0);
+    // What is spoilt does not depend on what is drawn for challenges.
+    bad(&mut [0; 77]);
+    for transaction in 0..4000 {
+        let mut host = HostAuth::new(parties(true), policy, transaction);
+        let mut controller = ControllerAuth::new(parties(true), policy);
+        let state = loop {
+            match host.step() {
+                Step::Send(message) => {
+                    let mut message = message.to_vec();
+                    spoil(&mut message, &mut bad);
+                    controller.send(&message);
+                    host.sent();
+                }
+                Step::Receive { room_bytes } => {
+                    let mut bytes = controller.receive(room_bytes, &mut random).unwrap();
+                    spoil(&mut bytes, &mut bad);
+                    host.received(&bytes, &mut random);
+                }
+                Step::End(state) => break state,
+            }
+        };
+        // Bytes that mean nothing can change unnoticed, and the host's last word can be lost.
+        match (state, controller.state()) {
+            (State::Done { mutual }, State::Done { mutual: true } | State::Pending) => assert!(mutual),
+            (State::Done { .. }, _) | (_, State::Done { mutual: true }) => panic!("{state:?}, {:?}", controller.state()),
+            // Or that the host challenges the controller, too, which its answer does not cover: but it has proved who it is.
+            _ => continue,
+        }
+        done += 1;
+    }
+    assert!((100..3900).contains(&done), "{done} came through");
 }
