@@ -24,10 +24,13 @@ fn a_thousand_connections_leave_nothing_behind() {
         let mut core = core();
         let listener = listener();
         let address = listener.local_addr().unwrap();
+        let mut multishot = None;
         let mut hold = |open: usize, total: usize, vanish: bool| {
             let mut streams = Vec::new();
             for number in 0..total {
                 let mut stream = TcpStream::connect(&mut core, address, MINUTE, &options).unwrap();
+                // Where the kernel does not know it, none of them does; but what one gives back the next one gets.
+                assert_eq!(stream.multishot(), *multishot.get_or_insert(stream.multishot()));
                 stream.send(b"hello", &[], &[]);
                 until(&mut core, || stream.sent() == 1);
                 let peer = listener.accept().unwrap().0;

@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use common::pattern;
 use common::wire::{SMALL, both_ways, close, core, pair, region, sockets, stream, take_all, turn, until, until_woken};
 use proptest::prelude::*;
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::sockopt::{set_tcp_nodelay, tcp_nodelay};
 use spinel_core::mem::Segment;
 use spinel_core::{Armed, Stream, StreamState};
@@ -142,6 +143,9 @@ fn a_peer_that_stops_reading_holds_up_its_own_sends_and_nobody_elses() {
     }
     assert_eq!((stuck.sent(), stuck.room()), (went, 0));
     assert_eq!(core.arm(), Armed::Idle, "a core may sleep while somebody does not read");
+    let enters = enters(&mut core);
+    (0..100).for_each(|_| turn(&mut core));
+    assert_eq!(self::enters(&mut core), enters, "and it costs no turn anything");
     // The peer goes on, and everything arrives.
     let mut left = usize::try_from(queued).unwrap() * MIB;
     let mut place = 0;
@@ -276,6 +280,7 @@ fn sockets_are_made_not_to_hold_back_small_messages_and_to_wait_where_they_can()
     let looked_at = own.try_clone().unwrap();
     let mut stream = TcpStream::open(&mut core, own.into(), &SMALL).unwrap();
     assert!(tcp_nodelay(&looked_at).unwrap());
+    assert!(!fcntl_getfl(&looked_at).unwrap().contains(OFlags::NONBLOCK));
     turn(&mut core);
     peer.write_all(b"later").unwrap();
     let mut got = Vec::new();
@@ -290,10 +295,11 @@ fn sockets_are_made_not_to_hold_back_small_messages_and_to_wait_where_they_can()
 }
 
 #[test]
-fn a_stream_says_how_much_it_holds() {
+fn a_stream_says_how_much_it_holds_and_keeps_the_core_awake_until_it_was_submitted() {
     let mut core = core();
     let (stream, _peer) = stream(&mut core, &StreamOptions::default());
     println!("a stream of default options holds {} bytes; multishot: {}", stream.memory_bytes(), stream.multishot());
     assert!((128 << 10..256 << 10).contains(&stream.memory_bytes()));
+    assert_eq!(core.arm(), Armed::Ready, "nobody has told the kernel yet");
     close(&mut core, [stream]);
 }

@@ -225,3 +225,63 @@ unsafe impl Party for Line {
         Registered { file: self.target, group: self.inbox.group() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    fn line(dial: Option<Dial>) -> Line {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let target = Target { number: socket.as_raw_fd(), registered: false };
+        Line::new(socket.into(), target, Inbox::new(4, 1000).unwrap(), Outbox::new(8).unwrap(), dial)
+    }
+
+    fn slots(line: &mut Line) -> Vec<u32> {
+        std::iter::from_fn(|| line.next()).map(|(slot, _)| slot).collect()
+    }
+
+    fn answer(result: i32) -> Answer {
+        Answer { result, more: false, buffer: None }
+    }
+
+    #[test]
+    fn a_close_calls_back_what_is_in_flight_and_waits_for_it() {
+        let mut line = line(None);
+        line.outbox.queue(b"some", std::iter::empty(), b"");
+        assert_eq!(slots(&mut line), [slot::SEND, slot::RECEIVE]);
+        line.close();
+        assert_eq!(slots(&mut line), [slot::CANCEL]);
+        for (slot, result, sent) in [(slot::CANCEL, 2, 0), (slot::RECEIVE, -125, 0), (slot::SEND, -125, 1)] {
+            assert!(!line.is_closed());
+            assert!(!line.answer(slot, answer(result)), "nothing is wanted any more");
+            assert_eq!(line.outbox.sent(), sent);
+        }
+        assert!(line.is_closed());
+        assert_eq!(line.state(), StreamState::Broken(Break::Closed));
+    }
+
+    #[test]
+    fn a_deadline_that_cannot_be_set_ends_the_dialling() {
+        let dial = Dial::new(([127, 0, 0, 1], 1).into(), Duration::from_secs(1));
+        let mut line = line(Some(dial));
+        assert_eq!(slots(&mut line), [slot::CONNECT, slot::DEADLINE]);
+        assert!(line.answer(slot::DEADLINE, answer(-22)));
+        assert_eq!(slots(&mut line), [slot::CANCEL]);
+        line.answer(slot::CONNECT, answer(-125));
+        assert_eq!(line.state(), StreamState::Broken(Break::System(Errno::TIMEDOUT.raw_os_error())));
+    }
+
+    #[test]
+    fn a_receive_that_finds_no_room_is_asked_for_again_when_there_is_some() {
+        let mut line = line(None);
+        assert_eq!(slots(&mut line), [slot::RECEIVE]);
+        assert!(line.answer(slot::RECEIVE, answer(4000 - 1)), "there is room for a byte");
+        assert_eq!(slots(&mut line), [slot::RECEIVE]);
+        assert!(!line.answer(slot::RECEIVE, answer(1)));
+        assert!(!line.is_eager());
+        line.inbox.take(1);
+        assert!(line.is_eager());
+    }
+}

@@ -61,9 +61,12 @@ pub(crate) fn turn(core: &mut Core) {
     core.flush();
 }
 
-/// Turns until it is so. A bound on turns only shows that it never happens: nothing here takes so many.
+/// Nothing here takes so many turns.
+const TURNS_MAX: u32 = 1_000_000;
+
+/// Turns until it is so.
 pub(crate) fn until(core: &mut Core, mut so: impl FnMut() -> bool) {
-    for _ in 0..1_000_000 {
+    for _ in 0..TURNS_MAX {
         turn(core);
         if so() {
             return;
@@ -77,14 +80,18 @@ const FOR_EVER_NS: u64 = 30_000_000_000;
 
 /// Turns, asleep in between, until it is so. Whatever makes it so has to wake the core.
 pub(crate) fn until_woken(core: &mut Core, mut so: impl FnMut() -> bool) {
-    while !so() {
+    for _ in 0..TURNS_MAX {
         turn(core);
-        if !so() && core.arm() == Armed::Idle {
+        if so() {
+            return;
+        }
+        if core.arm() == Armed::Idle {
             let asleep = now();
             core.sleep(Some(asleep.after_ns(FOR_EVER_NS)), asleep);
             assert!(now().since_ns(asleep) < FOR_EVER_NS, "nothing woke the core");
         }
     }
+    panic!("it did not happen");
 }
 
 /// Takes all that has come.
