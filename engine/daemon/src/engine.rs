@@ -18,6 +18,7 @@ use crate::args::Args;
 use crate::cores::CoreList;
 use crate::disks::Disks;
 use crate::events::Event;
+use crate::keyring::Keyring;
 use crate::kinds::chain;
 use crate::log::Log;
 use crate::nvmf::Nvmf;
@@ -58,6 +59,7 @@ pub(crate) struct Engine {
     front: OnceLock<Front>,
     blackouts: Locked<Blackouts>,
     disks: Arc<Locked<Disks>>,
+    keyring: Keyring,
     nvmf: Nvmf,
     scheduler: Locked<Scheduler>,
 }
@@ -114,6 +116,7 @@ impl Engine {
             front: OnceLock::new(),
             blackouts: Locked::default(),
             disks: Arc::new(Locked::new(disks)),
+            keyring: Keyring::default(),
             nvmf,
             scheduler: Locked::default(),
         })
@@ -171,6 +174,11 @@ impl Engine {
     #[allow(clippy::disallowed_types, reason = "see the type")]
     pub(crate) fn disks(&self) -> std::sync::MutexGuard<'_, Disks> {
         locked(&self.disks)
+    }
+
+    /// Secrets by name.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// NVMe over Fabrics.

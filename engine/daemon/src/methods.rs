@@ -8,6 +8,7 @@ mod error;
 pub(crate) mod framework;
 mod histogram;
 mod iostat;
+mod keyring;
 mod logging;
 mod malloc;
 mod null;
@@ -134,6 +135,9 @@ fn about_vhost(table: Methods<Engine>) -> Methods<Engine> {
 fn about_nvmf(table: Methods<Engine>) -> Methods<Engine> {
     use When::Runtime;
     table
+        .with("keyring_file_add_key", Runtime, keyring::add)
+        .with("keyring_file_remove_key", Runtime, keyring::remove)
+        .with("keyring_get_keys", Runtime, keyring::list)
         .with("nvmf_set_config", Runtime, nvmf::set_config)
         .with("nvmf_create_transport", Runtime, nvmf::create_transport)
         .with("nvmf_get_transports", Runtime, nvmf::transports)
@@ -154,6 +158,7 @@ fn about_nvmf(table: Methods<Engine>) -> Methods<Engine> {
         .with("nvmf_ns_remove_host", Runtime, nvmf::hide)
         .with("nvmf_subsystem_add_host", Runtime, nvmf::add_host)
         .with("nvmf_subsystem_remove_host", Runtime, nvmf::remove_host)
+        .with("nvmf_subsystem_set_keys", Runtime, nvmf::set_host_keys)
         .with("nvmf_subsystem_allow_any_host", Runtime, nvmf::allow_any)
         .with("nvmf_subsystem_get_controllers", Runtime, nvmf::controllers)
         .with("nvmf_subsystem_get_qpairs", Runtime, nvmf::queues)
@@ -182,6 +187,7 @@ const HARMLESS: &[&str] = &[
     "framework_get_scheduler",
     "framework_get_subsystems",
     "framework_wait_init",
+    "keyring_get_keys",
     "log_clear_flag",
     "log_get_flags",
     "log_get_level",

@@ -4,13 +4,15 @@
 mod listener;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use spinel_core::Mailbox;
+use spinel_nvmf::auth::Policy;
 use spinel_nvmf::target::{Address, Family, Options, PortId, Target};
 
 use crate::cores::CoreList;
@@ -39,6 +41,8 @@ struct Fabric {
     listeners: BTreeMap<PortId, Listener>,
     /// The cores that connections are spread over, if they are not all.
     cores: Option<CoreList>,
+    /// How hosts prove who they are, if it was chosen.
+    policy: Option<Policy>,
 }
 
 /// Everything about NVMe over Fabrics.
@@ -52,7 +56,8 @@ pub(crate) struct Nvmf {
 impl Nvmf {
     /// A target that nobody can reach yet, with its thread.
     pub(crate) fn start(mailboxes: Vec<Mailbox>) -> io::Result<Self> {
-        let target = Target::new(Options::default());
+        let mut random = File::open("/dev/urandom")?;
+        let target = Target::new(Options::default(), move |bytes| random.read_exact(bytes).expect("the system always has random bytes"));
         let served = target.clone();
         let thread = std::thread::Builder::new().name("nvmf-target".into()).spawn(move || served.run())?;
         Ok(Self { target, thread: Some(thread), mailboxes, fabric: Locked::default() })
@@ -87,6 +92,17 @@ impl Nvmf {
     /// Spreads connections that come from now on over these cores.
     pub(crate) fn set_cores(&self, cores: CoreList) {
         locked(&self.fabric).cores = Some(cores);
+    }
+
+    /// How hosts prove who they are, if that was chosen.
+    pub(crate) fn policy(&self) -> Option<Policy> {
+        locked(&self.fabric).policy
+    }
+
+    /// Lets hosts prove who they are in these ways only, from now on.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        self.target.set_policy(policy);
+        locked(&self.fabric).policy = Some(policy);
     }
 
     /// Listens at an address, if nobody does yet.

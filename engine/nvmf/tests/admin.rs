@@ -18,7 +18,7 @@ use spinel_nvme::registers::{Capabilities, Configuration, ControllerStatus, Vers
 use spinel_nvme::sgl::Sgl;
 use spinel_nvme::status::StatusCode;
 use spinel_nvmf::nqn::{DISCOVERY_NQN, Nqn};
-use spinel_nvmf::target::{AnaState, ListenerSpec, NamespaceSpec, Options, ReferralSpec};
+use spinel_nvmf::target::{AnaState, HostSecrets, ListenerSpec, NamespaceSpec, Options, ReferralSpec};
 use spinel_volume::{MemoryDevice, NullDevice, Shape};
 use zerocopy::FromBytes as _;
 
@@ -363,7 +363,7 @@ fn discovery_tells_each_host_what_it_may_connect_to() {
     world.target.remove_referral(&elsewhere.subsystem, &elsewhere.address).unwrap();
     let request = host.await_event();
     world.target.allow_any_host(SUBSYSTEM, false).unwrap();
-    world.target.add_host(SUBSYSTEM, &Nqn::of_peer(OTHER.host.as_bytes()).unwrap()).unwrap();
+    world.target.add_host(SUBSYSTEM, &Nqn::of_peer(OTHER.host.as_bytes()).unwrap(), HostSecrets::default()).unwrap();
     assert_eq!(event(&mut world, &mut host, request), AsyncEvent::DISCOVERY_CHANGED);
     assert_eq!(found(&mut world, &mut host).1.len(), 0);
     let mut other = discovers(&mut world, &OTHER);

@@ -12,7 +12,7 @@ use spinel_nvme::identify::{Controller, Namespace, NamespaceCommon, NamespaceLis
 use spinel_nvme::io::{Blocks, flush};
 use spinel_nvme::sgl::Sgl;
 use spinel_nvme::status::StatusCode;
-use spinel_nvmf::target::Options;
+use spinel_nvmf::target::{HostSecrets, Options};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 const DIGESTS: Talk = Talk { header_digest: true, data_digest: true, alignment: 0 };
@@ -147,7 +147,7 @@ fn hosts_that_are_not_named_stay_out() {
     let name = spinel_nvmf::nqn::Nqn::of_peer(HOST.host.as_bytes()).unwrap();
     let mut host = world.dial(0, Talk::PLAIN);
     assert_eq!(host.connect(&mut world, &HOST, SUBSYSTEM, 0, 0xffff).status.code(), StatusCode::CONNECT_HOST);
-    world.target.add_host(SUBSYSTEM, &name).unwrap();
+    world.target.add_host(SUBSYSTEM, &name, HostSecrets::default()).unwrap();
     assert_eq!(host.connect(&mut world, &OTHER, SUBSYSTEM, 0, 0xffff).status.code(), StatusCode::CONNECT_HOST);
     assert!(host.connect(&mut world, &HOST, SUBSYSTEM, 0, 0xffff).status.is_success());
     let pending = world.target.remove_host(SUBSYSTEM, &name).unwrap();

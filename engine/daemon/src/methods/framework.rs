@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::scheduler::Policy;
 
 /// The subsystems in the order in which their configuration is loaded, and what each needs before.
-const SUBSYSTEMS: &[(&str, &[&str])] = &[("bdev", &[]), ("vhost_blk", &["bdev"]), ("nvmf", &["bdev"]), ("scheduler", &[])];
+const SUBSYSTEMS: &[(&str, &[&str])] =
+    &[("keyring", &[]), ("bdev", &[]), ("vhost_blk", &["bdev"]), ("nvmf", &["bdev", "keyring"]), ("scheduler", &[])];
 
 /// `framework_start_init`.
 pub(super) fn start_init(engine: &Engine, params: Option<&Value>) -> Answer {
@@ -56,6 +57,7 @@ pub(super) fn config(engine: &Engine, params: Option<&Value>) -> Answer {
     // The target has locks of its own, and knows which bdevs it offers.
     let calls = match name.as_str() {
         "nvmf" => super::nvmf::creation(engine),
+        "keyring" => super::keyring::creation(engine),
         _ => calls(engine.policy(), &engine.disks(), &name).ok_or_else(refused)?,
     };
     Ok(calls.into_iter().map(|(method, params)| json!({"method": method, "params": params})).collect())

@@ -13,7 +13,7 @@ use spinel_nvmf::nqn::Nqn;
 use spinel_nvmf::target::{Address, Family, Pending, TargetError};
 
 pub(super) use discovery::{add_referral, referrals, remove_referral};
-pub(super) use host::{add as add_host, allow_any, remove as remove_host};
+pub(super) use host::{add as add_host, allow_any, remove as remove_host, set_keys as set_host_keys};
 pub(super) use namespace::{add as add_namespace, hide, remove as remove_namespace, set_group, show};
 pub(super) use subsystem::{
     add_listener, controllers, create, delete, list, listeners, queues, remove_listener, set_ana_state, set_ana_states,

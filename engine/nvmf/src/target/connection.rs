@@ -18,6 +18,8 @@ use outbox::Outbox;
 
 /// A host has so long to say what the connection is for, each time it is its turn.
 const SET_UP_NS: u64 = 10_000_000_000;
+/// So much longer if it has to prove who it is.
+const PROOF_NS: u64 = 60_000_000_000;
 /// A PDU that has begun ends within this time; and data that were asked for come within it.
 const TRANSFER_NS: u64 = 60_000_000_000;
 /// What is still to be sent goes within this time once the connection is to end.
@@ -327,13 +329,13 @@ impl<S: Stream> Connection<S> {
     fn keep_time(&mut self, now: Instant) {
         let opened = *self.opened.get_or_insert(now);
         match self.phase {
-            Phase::Opening if self.queue.is_connected() => {
+            Phase::Opening if self.queue.is_connected() && !self.queue.is_unproven() => {
                 self.phase = Phase::Running;
                 let limits =
                     Limits { capsule_data_bytes_max: self.queue.in_capsule_bytes(), data_bytes_max: data_pdu_bytes(&self.options) };
                 self.receiver.limit(limits);
             }
-            Phase::Opening if now.since_ns(opened) > SET_UP_NS => {
+            Phase::Opening if now.since_ns(opened) > self.set_up_ns() => {
                 tracing::warn!("{} does not say what it is for", self.name);
                 self.close(now);
             }
@@ -347,6 +349,11 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// How long it may take until a host has said what it has to.
+    fn set_up_ns(&self) -> u64 {
+        if self.queue.is_unproven() { SET_UP_NS + PROOF_NS } else { SET_UP_NS }
+    }
+
     #[cold]
     fn is_owed_too_long(&mut self, now: Instant) -> bool {
         self.next_look = now.after_ns(LOOK_NS);
@@ -357,7 +364,7 @@ impl<S: Stream> Connection<S> {
     fn deadline(&self) -> Armed {
         let after = |since: Option<Instant>, ns| since.map_or(Armed::Idle, |since| Armed::Until(since.after_ns(ns)));
         let phase = match self.phase {
-            Phase::Opening => after(self.opened, SET_UP_NS + 1),
+            Phase::Opening => after(self.opened, self.set_up_ns() + 1),
             Phase::Leaving => after(self.opened, FAREWELL_NS + 1),
             Phase::Running | Phase::Closed => Armed::Idle,
         };

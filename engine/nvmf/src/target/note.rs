@@ -127,6 +127,20 @@ pub(crate) enum Said {
         /// Of which namespace.
         nsid: u32,
     },
+    /// A message of a host's that proves who it is.
+    TakeProof {
+        /// Comes back with the answer.
+        token: u32,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// The next message for a host that does.
+    GiveProof {
+        /// Comes back with the answer.
+        token: u32,
+        /// How long it may be.
+        room_bytes: u32,
+    },
     /// It is over; nothing of it flies.
     Ended,
 }
@@ -178,6 +192,22 @@ pub(crate) enum Told {
         /// Whether it is so; it is not if there is no such namespace.
         granted: bool,
     },
+    /// The answer to [`Said::TakeProof`].
+    ProofTaken {
+        /// As it was asked.
+        token: u32,
+        /// How the proof stands.
+        standing: Standing,
+    },
+    /// The answer to [`Said::GiveProof`].
+    ProofGiven {
+        /// As it was asked.
+        token: u32,
+        /// The message; none if there was no room for it.
+        message: Option<Vec<u8>>,
+        /// How the proof stands.
+        standing: Standing,
+    },
     /// Another host has taken something away.
     Noticed {
         /// Of which namespace.
@@ -187,6 +217,17 @@ pub(crate) enum Told {
     },
     /// It is to end.
     Close(Closing),
+}
+
+/// How a host's proof of who it is stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// There is more to say.
+    Pending,
+    /// It is who it says.
+    Proven,
+    /// It is not, or does not trust the target.
+    Failed,
 }
 
 /// Why reservations do not change.

@@ -47,7 +47,13 @@ pub(crate) fn identity(nqn: &str) -> Identity {
 impl World {
     /// A target with a subsystem that everybody may connect to, reached by two ports, with one disk in memory.
     pub(crate) fn new(options: Options) -> Self {
-        let target = Target::new(options);
+        let mut seed = 1_u8;
+        let target = Target::new(options, move |bytes| {
+            for byte in bytes {
+                seed = seed.wrapping_mul(141).wrapping_add(3);
+                *byte = seed;
+            }
+        });
         let core = |id| {
             let (mailbox, inbox) = mailbox(CoreId(id)).unwrap();
             let (sleeper, _bed) = SimSleeper::new();
@@ -121,6 +127,11 @@ impl World {
     pub(crate) fn pass(&mut self, time: Duration) {
         self.now = self.now.after(time);
         self.turns(10);
+    }
+
+    /// The way onto the next core.
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.cores[0].1
     }
 
     /// Lets the next connection come to another core.

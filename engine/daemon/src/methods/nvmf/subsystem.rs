@@ -126,7 +126,7 @@ fn describe(subsystem: &SubsystemInfo) -> Value {
         "subtype": "NVMe",
         "listen_addresses": addresses,
         "allow_any_host": subsystem.allow_any_host,
-        "hosts": subsystem.hosts.iter().map(|host| json!({"nqn": host.as_str()})).collect::<Value>(),
+        "hosts": subsystem.hosts.iter().map(super::host::describe).collect::<Value>(),
         "serial_number": identity.serial,
         "model_number": identity.model,
         "max_namespaces": identity.namespaces_max,

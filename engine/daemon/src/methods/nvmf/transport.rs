@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use spinel_control::RpcError;
 use spinel_control::params::{self, Inert};
+use spinel_nvmf::auth::{Group, Hash, Policy};
 use spinel_nvmf::pool::PoolSize;
 use spinel_nvmf::target::{Options, OptionsError};
 
@@ -178,11 +179,16 @@ pub(crate) fn set_config(engine: &Engine, params: Option<&Value>) -> Answer {
     struct SetConfig {
         #[serde(default)]
         poll_groups_mask: Option<String>,
+        #[serde(default)]
+        dhchap_digests: Option<Vec<String>>,
+        #[serde(default)]
+        dhchap_dhgroups: Option<Vec<String>>,
         /// Nothing is passed through.
         #[serde(default, rename = "admin_cmd_passthru")]
         _admin_cmd_passthru: Option<Map<String, Value>>,
     }
-    let SetConfig { poll_groups_mask, .. } = params::parse_beside(params, INERT)?;
+    let SetConfig { poll_groups_mask, dhchap_digests, dhchap_dhgroups, .. } = params::parse_beside(params, INERT)?;
+    let policy = policy(dhchap_digests.as_deref(), dhchap_dhgroups.as_deref())?;
     if let Some(mask) = poll_groups_mask {
         let refused = |because: String| params::refuse("poll_groups_mask", mask.as_str(), because);
         let cores =
@@ -193,12 +199,43 @@ pub(crate) fn set_config(engine: &Engine, params: Option<&Value>) -> Answer {
         }
         engine.nvmf().set_cores(cores);
     }
+    if let Some(policy) = policy {
+        engine.nvmf().set_policy(policy);
+    }
     Ok(true.into())
+}
+
+/// The hash functions and groups that are named; all where none are. Nothing if neither is said.
+fn policy(digests: Option<&[String]>, groups: Option<&[String]>) -> Result<Option<Policy>, RpcError> {
+    if digests.is_none() && groups.is_none() {
+        return Ok(None);
+    }
+    let known = |names: Vec<&str>| format!("some of \"{}\"", names.join("\", \""));
+    let hash = |name: &String| {
+        let refused = || params::refuse("dhchap_digests", name.as_str(), known(Hash::ALL.iter().map(|hash| hash.name()).collect()));
+        Hash::named(name).ok_or_else(refused)
+    };
+    let group = |name: &String| {
+        let refused = || params::refuse("dhchap_dhgroups", name.as_str(), known(Group::ALL.iter().map(|group| group.name()).collect()));
+        Group::named(name).ok_or_else(refused)
+    };
+    let hashes = digests.map_or_else(|| Ok(Hash::ALL.to_vec()), |names| names.iter().map(hash).collect::<Result<Vec<_>, _>>())?;
+    let groups = groups.map_or_else(|| Ok(Group::ALL.to_vec()), |names| names.iter().map(group).collect::<Result<Vec<_>, _>>())?;
+    let nothing = || RpcError::invalid_params("dhchap_digests and dhchap_dhgroups must name one each at least");
+    Policy::new(&hashes, &groups).map(Some).ok_or_else(nothing)
 }
 
 /// The calls that make the transport again.
 pub(super) fn creation(engine: &Engine) -> Vec<(&'static str, Value)> {
-    let cores = engine.nvmf().cores().map(|cores| ("nvmf_set_config", json!({"poll_groups_mask": format!("0x{}", cores.mask())})));
+    let mut config = Map::new();
+    if let Some(cores) = engine.nvmf().cores() {
+        config.insert("poll_groups_mask".into(), format!("0x{}", cores.mask()).into());
+    }
+    if let Some(policy) = engine.nvmf().policy() {
+        config.insert("dhchap_digests".into(), policy.hashes().map(Hash::name).collect());
+        config.insert("dhchap_dhgroups".into(), policy.groups().map(Group::name).collect());
+    }
+    let config = (!config.is_empty()).then_some(("nvmf_set_config", Value::Object(config)));
     let transport = engine.nvmf().transport().map(|transport| ("nvmf_create_transport", Value::Object(transport.given)));
-    cores.into_iter().chain(transport).collect()
+    config.into_iter().chain(transport).collect()
 }

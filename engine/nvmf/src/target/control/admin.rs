@@ -9,8 +9,9 @@ use super::super::options::Options;
 use super::super::reservation::{Reservations, SavedError};
 use super::super::view::{Address, AnaState, AnaStates, Identity, NAMESPACES_MAX, PortId, Visibility};
 use super::changes::{Pending, pending};
+use super::prove::HostSecrets;
 use super::subsystem::{NamespaceSpec, Subsystem};
-use super::{HOSTS_MAX, PORTS_MAX, Port, Referral, SUBSYSTEMS_MAX, State, Target, file};
+use super::{Change, HOSTS_MAX, PORTS_MAX, Port, Referral, SUBSYSTEMS_MAX, State, Target, file};
 use crate::nqn::Nqn;
 
 /// A subsystem that is to be.
@@ -158,8 +159,6 @@ pub enum TargetError {
         nsid: u32,
     },
 }
-
-type Change<T> = Result<T, TargetError>;
 
 impl Target {
     /// Other options of the transport, for connections that come from now on.
@@ -313,19 +312,20 @@ impl Target {
         Ok(())
     }
 
-    /// Names a host that may connect.
+    /// Names a host that may connect, and what it proves.
     ///
     /// # Errors
     /// [`TargetError`]
-    pub fn add_host(&self, nqn: &str, host: &Nqn) -> Change<()> {
+    pub fn add_host(&self, nqn: &str, host: &Nqn, secrets: HostSecrets) -> Change<()> {
         let mut state = self.state();
         let subsystem = state.subsystem(nqn)?;
         if subsystem.hosts.len() >= HOSTS_MAX {
             return Err(TargetError::Full { what: "hosts", most: HOSTS_MAX });
         }
-        if !subsystem.hosts.insert(host.clone()) {
+        if subsystem.hosts.contains_key(host) {
             return Err(TargetError::HostExists { host: host.clone() });
         }
+        subsystem.hosts.insert(host.clone(), secrets);
         state.publish_discovery();
         Ok(())
     }
@@ -338,7 +338,7 @@ impl Target {
         let mut state = self.state();
         let subsystem = state.subsystem(nqn)?;
         let nqn = subsystem.identity.nqn.clone();
-        if !subsystem.hosts.remove(host) {
+        if subsystem.hosts.remove(host).is_none() {
             return Err(TargetError::NoHost { host: host.clone(), nqn });
         }
         let still_may = subsystem.allow_any_host;

@@ -34,14 +34,17 @@ impl State {
             admit_queue(controllers, from, port, request, may_have_queues)?
         };
         let subsystem = matches!(scene, Scene::Storage(_)).then(|| request.subsystem.clone());
+        let auth = self.begin_proof(&request.subsystem, &request.host).map(Box::new);
+        let authenticate = auth.is_some();
         let link = self.links.get_mut(&from).expect("it was found above");
+        link.auth = auth;
         link.belongs = Some(Belongs { subsystem, cntlid, qid: request.qid });
         let share = self.shares.entry(link.mailbox.core()).or_default();
         *if request.qid > 0 { &mut share.io_queues } else { &mut share.admin_queues } += 1;
         let (peer, arrived) = (&link.peer, link.arrived.clone());
         let (host, subsystem, qid) = (&request.host, &request.subsystem, request.qid);
         tracing::info!("{host} at {peer} has connected queue {qid} of controller {cntlid} of {subsystem}");
-        Ok(Admission { cntlid, port, arrived, scene, authenticate: false })
+        Ok(Admission { cntlid, port, arrived, scene, authenticate })
     }
 
     fn check_host(&self, request: &ConnectRequest) -> Result<(), ConnectRefusal> {

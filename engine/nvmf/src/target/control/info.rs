@@ -8,8 +8,10 @@ use spinel_core::CoreId;
 
 use super::super::reservation::HostId;
 use super::super::view::{Address, AnaStates, Identity, NamespaceIds, PortId, Visibility};
+use super::prove::HostSecrets;
 use super::subsystem::{Controllers, Subsystem};
 use super::{State, Target};
+use crate::auth::Key;
 use crate::nqn::Nqn;
 
 /// A subsystem.
@@ -20,13 +22,24 @@ pub struct SubsystemInfo {
     /// Whether hosts that are not named may connect.
     pub allow_any_host: bool,
     /// Those that are named.
-    pub hosts: Vec<Nqn>,
+    pub hosts: Vec<HostInfo>,
     /// Its namespaces.
     pub namespaces: Vec<NamespaceInfo>,
     /// How it is reached.
     pub listeners: Vec<ListenerInfo>,
     /// Who is connected.
     pub controllers: Vec<ControllerInfo>,
+}
+
+/// A host that is named.
+#[derive(Clone, Debug)]
+pub struct HostInfo {
+    /// Its name.
+    pub name: Nqn,
+    /// What its secret is called, if it has to prove who it is.
+    pub host_key: Option<String>,
+    /// What the subsystem's secret is called that the target proves to know.
+    pub controller_key: Option<String>,
 }
 
 /// A namespace.
@@ -179,6 +192,11 @@ impl Target {
     }
 }
 
+fn describe_host((name, secrets): (&Nqn, &HostSecrets)) -> HostInfo {
+    let called = |secret: &Option<(String, Key)>| secret.as_ref().map(|(called, _)| called.clone());
+    HostInfo { name: name.clone(), host_key: called(&secrets.host), controller_key: called(&secrets.controller) }
+}
+
 impl State {
     fn describe(&self, subsystem: &Subsystem) -> SubsystemInfo {
         let namespaces = subsystem.namespaces.values().map(|kept| NamespaceInfo {
@@ -197,7 +215,7 @@ impl State {
         SubsystemInfo {
             identity: Arc::clone(&subsystem.identity),
             allow_any_host: subsystem.allow_any_host,
-            hosts: subsystem.hosts.iter().cloned().collect(),
+            hosts: subsystem.hosts.iter().map(describe_host).collect(),
             namespaces: namespaces.collect(),
             listeners: listeners.collect(),
             controllers: self.describe_controllers(&subsystem.controllers),

@@ -9,6 +9,7 @@ mod changes;
 mod connect;
 mod file;
 mod info;
+mod prove;
 mod reserve;
 mod subsystem;
 
@@ -20,15 +21,18 @@ use spinel_core::{CoreId, Mailbox, Meter, Meters};
 
 pub use admin::{ListenerSpec, ReferralSpec, SubsystemSpec, TargetError};
 pub use changes::Pending;
-pub use info::{ControllerInfo, CoreShare, ListenerInfo, NamespaceInfo, QueueInfo, ReferralInfo, SubsystemInfo};
+pub use info::{ControllerInfo, CoreShare, HostInfo, ListenerInfo, NamespaceInfo, QueueInfo, ReferralInfo, SubsystemInfo};
+pub use prove::HostSecrets;
 pub use subsystem::NamespaceSpec;
 
 use super::hub::tell;
 use super::note::{ChangeId, Closing, Note, Said, Told, Until};
 use super::options::Options;
 use super::view::{Address, ConnectionId, DiscoveryRecord, DiscoveryView, PortId, Scene};
+use crate::auth::{ControllerAuth, Policy};
 use crate::nqn::Nqn;
 use changes::{Changes, Then};
+use prove::RandomSource;
 use subsystem::{Controllers, Subsystem};
 
 /// Most connections of all hosts together.
@@ -44,6 +48,8 @@ pub const PORTS_MAX: usize = 256;
 
 #[allow(clippy::disallowed_types, reason = "control threads only; no reactor ever takes it")]
 type Locked<T> = std::sync::Mutex<T>;
+
+type Change<T> = Result<T, TargetError>;
 
 /// What wakes the thread that serves a target.
 enum Message {
@@ -96,6 +102,8 @@ struct Link {
     peer: String,
     arrived: Address,
     belongs: Option<Belongs>,
+    /// How its host proves who it is, if it has to.
+    auth: Option<Box<ControllerAuth>>,
     /// Of each channel: namespace and instance, and where it counts.
     meters: Vec<(u32, u64, Arc<Meters>, Arc<Meter>)>,
 }
@@ -127,14 +135,16 @@ struct State {
     discovery: Controllers,
     discovery_view: Arc<DiscoveryView>,
     changes: Changes,
+    policy: Policy,
+    random: RandomSource,
     /// What connections that ended, and queues that ended or not, have made of each core.
     shares: BTreeMap<CoreId, CoreShare>,
 }
 
 impl Target {
-    /// A target without anything, whose transport allows this.
+    /// A target without anything, whose transport allows this. `random` fills a slice with bytes that nobody can predict.
     #[must_use]
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: Options, random: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
         let (sender, heard) = unbounded();
         let state = State {
             options: Arc::new(options),
@@ -147,6 +157,8 @@ impl Target {
             discovery: Controllers::new((1, 0xffef)),
             discovery_view: Arc::default(),
             changes: Changes::default(),
+            policy: Policy::default(),
+            random: Box::new(random),
             shares: BTreeMap::new(),
         };
         Self { shared: Arc::new(Shared { state: Locked::new(state), heard, sender }) }
@@ -193,7 +205,7 @@ impl Target {
         }
         let id = ConnectionId(state.connections);
         state.connections += 1;
-        state.links.insert(id, Link { mailbox, port, peer, arrived, belongs: None, meters: Vec::new() });
+        state.links.insert(id, Link { mailbox, port, peer, arrived, belongs: None, auth: None, meters: Vec::new() });
         Some(Voice { from: id, sender: self.shared.sender.clone() })
     }
 }
@@ -219,6 +231,8 @@ impl State {
             Said::Persist { token, nsid, persist } => self.persist(from, token, nsid, persist),
             Said::Hold { token, nsid, start, blocks } => self.hold(from, token, nsid, start, blocks),
             Said::Unhold { nsid } => self.unhold(from, nsid),
+            Said::TakeProof { token, message } => self.take_proof(from, token, &message),
+            Said::GiveProof { token, room_bytes } => self.give_proof(from, token, room_bytes),
             Said::Ended => self.ended(from),
         }
     }

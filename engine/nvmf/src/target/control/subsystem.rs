@@ -8,6 +8,7 @@ use spinel_core::{Device, Meters};
 
 use super::super::reservation::{HostId, Reservations};
 use super::super::view::{AnaStates, ConnectionId, Hold, Identity, Namespace, NamespaceIds, PortId, View, Visibility};
+use super::prove::HostSecrets;
 use crate::nqn::Nqn;
 
 /// A namespace that is to be.
@@ -88,7 +89,8 @@ impl Controllers {
 pub(super) struct Subsystem {
     pub(super) identity: Arc<Identity>,
     pub(super) allow_any_host: bool,
-    pub(super) hosts: BTreeSet<Nqn>,
+    /// Hosts that are named, and what they prove.
+    pub(super) hosts: BTreeMap<Nqn, HostSecrets>,
     pub(super) namespaces: BTreeMap<u32, Kept>,
     pub(super) ports: BTreeMap<PortId, Arc<AnaStates>>,
     pub(super) controllers: Controllers,
@@ -105,7 +107,7 @@ impl Subsystem {
             controllers: Controllers::new(identity.cntlids),
             identity,
             allow_any_host,
-            hosts: BTreeSet::new(),
+            hosts: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             ports: BTreeMap::new(),
             view: Arc::new(view),
@@ -115,12 +117,12 @@ impl Subsystem {
 
     /// Whether this host may connect.
     pub(super) fn admits(&self, host: &Nqn) -> bool {
-        !self.closing && (self.allow_any_host || self.hosts.contains(host))
+        !self.closing && (self.allow_any_host || self.hosts.contains_key(host))
     }
 
     /// Who is told of it.
     pub(super) fn visible(&self) -> Visibility {
-        if self.allow_any_host { Visibility::Everybody } else { Visibility::Hosts(self.hosts.iter().cloned().collect()) }
+        if self.allow_any_host { Visibility::Everybody } else { Visibility::Hosts(self.hosts.keys().cloned().collect()) }
     }
 
     /// Makes the view anew, after something has changed.

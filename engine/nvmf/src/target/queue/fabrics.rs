@@ -1,11 +1,11 @@
 //! The commands by which a host connects a queue, reads and writes a controller's properties, and leaves. Knows no namespace.
 
-use spinel_nvme::fabrics::{Connect, ConnectBlame, ConnectData, Connected, FabricsType, connect_offset};
+use spinel_nvme::fabrics::{Authentication, Connect, ConnectBlame, ConnectData, Connected, FabricsType, connect_offset};
 use spinel_nvme::status::{StatusCode, StatusField};
 use zerocopy::FromBytes as _;
 
 use super::super::admin::Admin;
-use super::super::note::{Admission, ConnectRefusal, ConnectRequest, Parameter, Said};
+use super::super::note::{Admission, ConnectRefusal, ConnectRequest, Parameter, Said, Standing};
 use super::super::reservation::HostId;
 use super::super::view::Scene;
 use super::attached::Visitor;
@@ -13,6 +13,9 @@ use super::io::Io;
 use super::slots::{Phase, SlotId};
 use super::{Queue, Role, State};
 use crate::nqn::Nqn;
+
+/// The longest message of a proof.
+const PROOF_BYTES_MAX: u32 = 16 << 10;
 
 /// A queue that the control side looks into.
 pub(super) struct Asking {
@@ -30,8 +33,10 @@ impl Queue {
         match (kind, &self.role) {
             (FabricsType::Connect, Role::Stranger) if slot.len_bytes == ConnectData::LEN_BYTES => Ok(()),
             (FabricsType::Connect, Role::Stranger) => Err(StatusCode::SGL_LENGTH_INVALID.permanent()),
-            (FabricsType::AuthenticationSend | FabricsType::AuthenticationReceive, Role::Admin(_) | Role::Io(_)) => {
-                Err(StatusCode::INVALID_OPCODE.permanent())
+            (FabricsType::AuthenticationSend | FabricsType::AuthenticationReceive, Role::Admin(_) | Role::Io(_)) if self.proves => {
+                let envelope = Authentication::of(&slot.command);
+                let fits = envelope.is_nvme() && envelope.len_bytes == slot.len_bytes && slot.len_bytes <= PROOF_BYTES_MAX;
+                if fits { Ok(()) } else { Err(StatusCode::INVALID_FIELD.permanent()) }
             }
             (FabricsType::PropertyGet | FabricsType::PropertySet, Role::Admin(_)) if self.unproven => {
                 Err(StatusCode::AUTHENTICATION_REQUIRED.permanent())
@@ -51,6 +56,20 @@ impl Queue {
             (Some(FabricsType::Disconnect), _) => {
                 self.desk.answer(id, StatusField::SUCCESS);
                 self.state = State::Leaving;
+            }
+            (Some(FabricsType::AuthenticationSend), _) => {
+                let (token, message) = (id.tag().0, self.desk.host_data(id));
+                self.desk.slots.get_mut(id).phase = Phase::Away;
+                self.desk.voice.say(Said::TakeProof { token, message });
+            }
+            (Some(FabricsType::AuthenticationReceive), _) => {
+                let (token, room_bytes) = (id.tag().0, self.desk.slots.get(id).len_bytes);
+                // Buffers first, so that a message that was given has where to go.
+                if !self.desk.has_buffers(id, room_bytes) {
+                    return self.desk.park(id);
+                }
+                self.desk.slots.get_mut(id).phase = Phase::Away;
+                self.desk.voice.say(Said::GiveProof { token, room_bytes });
             }
             (Some(FabricsType::PropertyGet), Role::Admin(admin)) => admin.get_property(&mut self.desk, id),
             (Some(FabricsType::PropertySet), Role::Admin(admin)) => admin.set_property(&mut self.desk, id),
@@ -72,6 +91,25 @@ impl Queue {
         }
     }
 
+    /// The control side has looked at a host's message, or has made one; none if there was no room for it.
+    pub(super) fn proved(&mut self, token: u32, message: Option<&[u8]>, standing: Standing) {
+        let id = SlotId(u16::try_from(token).expect("tokens of this queue are slots"));
+        if self.desk.slots.get(id).phase != Phase::Away {
+            return;
+        }
+        let status = if message.is_some() { StatusField::SUCCESS } else { StatusCode::INVALID_FIELD.permanent() };
+        self.desk.fill(id, message.unwrap_or_default());
+        self.desk.answer(id, status);
+        match standing {
+            Standing::Pending => {}
+            Standing::Proven => self.unproven = false,
+            Standing::Failed => {
+                self.unproven = true;
+                self.state = State::Leaving;
+            }
+        }
+    }
+
     /// The control side has decided.
     pub(super) fn connected(&mut self, result: Result<Box<Admission>, ConnectRefusal>) {
         let Role::Asking(asking) = std::mem::replace(&mut self.role, Role::Stranger) else { return };
@@ -84,7 +122,7 @@ impl Queue {
             }
         };
         let Admission { cntlid, port, arrived, scene, authenticate } = *admission;
-        self.unproven = authenticate;
+        (self.proves, self.unproven) = (authenticate, authenticate);
         let entries = u16::try_from(request.entries).expect("the control side has looked at it");
         self.desk.slots.resize(entries);
         let visitor = Visitor { host: request.host, host_id: request.host_id, port, arrived };

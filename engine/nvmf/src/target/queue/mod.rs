@@ -86,7 +86,9 @@ pub(crate) struct Queue {
     seat: Rc<Seat>,
     role: Role,
     state: State,
-    /// The host has still to say who it is, and prove it.
+    /// The host has to prove who it is,
+    proves: bool,
+    /// and has not yet.
     unproven: bool,
 }
 
@@ -97,7 +99,7 @@ impl Queue {
         let seat = Seat::take(core, voice.id());
         let slots = Slots::new(ENTRIES_OF_STRANGERS);
         let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), short: false };
-        Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, unproven: false })
+        Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, proves: false, unproven: false })
     }
 
     /// A command has come, and `capsule_bytes` of data come with it.
@@ -348,6 +350,8 @@ impl Queue {
                 (Told::Reserved { token, result }, Role::Io(io)) => io.reserved(&mut self.desk, token, result),
                 (Told::Reserved { token, result }, Role::Admin(admin)) => admin.persisted(&mut self.desk, token, result),
                 (Told::Held { token, granted }, Role::Io(io)) => io.held(&mut self.desk, token, granted),
+                (Told::ProofTaken { token, standing }, _) => self.proved(token, Some(&[]), standing),
+                (Told::ProofGiven { token, message, standing }, _) => self.proved(token, message.as_deref(), standing),
                 (Told::Noticed { nsid, notice }, Role::Admin(admin)) => admin.noticed(&mut self.desk, nsid, notice),
                 (Told::Close(why), _) => {
                     tracing::debug!("a queue ends: {why:?}");
@@ -385,6 +389,11 @@ impl Queue {
     #[inline]
     pub(crate) fn is_leaving(&self) -> bool {
         self.state != State::Running
+    }
+
+    /// Whether its host has still to prove who it is.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.unproven
     }
 
     /// Whether it knows which queue it is.
