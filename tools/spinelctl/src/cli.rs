@@ -1,9 +1,13 @@
 //! The verbs and their arguments, as clap reads and explains them. It refuses to know what they do.
 
+mod nvmf;
+
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use spinel_units::{parse_microseconds, parse_size};
 use std::path::PathBuf;
+
+pub(crate) use nvmf::{At, Create as CreateSubsystem, Export, Host, Key, Listener, Namespace, Nvmf, Referral, State};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -44,6 +48,12 @@ pub(crate) enum Verb {
     /// Vhost controllers: the sockets that guests attach to.
     #[command(subcommand)]
     Vhost(Vhost),
+    /// NVMe over Fabrics: the subsystems that hosts connect to by TCP.
+    #[command(subcommand)]
+    Nvmf(Nvmf),
+    /// Secrets that hosts prove to know, each in a file.
+    #[command(subcommand)]
+    Key(Key),
     /// What each disk has done: operations, bytes, and percentiles of latency.
     Stats(Stats),
     /// How busy each core is.

@@ -3,6 +3,7 @@
 mod cores;
 mod disk;
 mod limit;
+mod nvmf;
 mod stats;
 mod vhost;
 
@@ -41,6 +42,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     match cli.verb {
         Verb::Disk(disk) => disk::run(&mut session, disk),
         Verb::Vhost(vhost) => vhost::run(&mut session, vhost),
+        Verb::Nvmf(nvmf) => nvmf::run(&mut session, nvmf),
+        Verb::Key(key) => nvmf::key(&mut session, key),
         Verb::Stats(stats) => stats::run(&mut session, stats),
         Verb::Cores(cores) => cores::run(&mut session, &cores),
         Verb::Top(top) => top::run(&mut session.daemon, &top, session.json),

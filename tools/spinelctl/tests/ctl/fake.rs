@@ -34,6 +34,19 @@ impl Service for Daemon {
                 "ctrlr": "vm0", "cpumask": "0x3", "socket": "/run/spinel/vm0", "sessions": [{}],
                 "backend_specific": {"block": {"bdev": "d0", "readonly": true, "transport": "vhost_user_blk"}},
             }])),
+            // As a daemon that has been asked for the same before.
+            "nvmf_create_transport" => Err(RpcError::errno(-17, "the transport is there already")),
+            "nvmf_get_subsystems" => Ok(json!([
+                {"nqn": "nqn.2014-08.org.nvmexpress.discovery", "subtype": "Discovery", "hosts": [], "listen_addresses": []},
+                {
+                    "nqn": "nqn.2026-11.io.spinel:disks", "subtype": "NVMe", "allow_any_host": false, "hosts": [{"nqn": "a"}, {"nqn": "b"}],
+                    "listen_addresses": [
+                        {"trtype": "TCP", "adrfam": "IPv4", "traddr": "192.0.2.7", "trsvcid": "4420"},
+                        {"trtype": "TCP", "adrfam": "IPv6", "traddr": "fd00::7", "trsvcid": "4420"},
+                    ],
+                    "namespaces": [{"nsid": 1, "bdev_name": "d0"}, {"nsid": 3, "bdev_name": "d1"}],
+                },
+            ])),
             "spdk_get_version" => Ok(json!({"version": "Spinel v9.8.7"})),
             "log_get_level" => Ok(json!("NOTICE")),
             "rpc_get_methods" => Ok(self.methods(params["current"] == true)),

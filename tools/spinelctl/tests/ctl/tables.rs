@@ -109,6 +109,94 @@ fn each_verb_makes_the_call_that_spdk_has_for_it() {
     }
 }
 
+const NQN: &str = "nqn.2026-11.io.spinel:disks";
+
+fn at(address: &str, port: &str) -> Value {
+    json!({"trtype": "TCP", "adrfam": if address.contains(':') { "IPv6" } else { "IPv4" }, "traddr": address, "trsvcid": port})
+}
+
+#[test]
+fn each_verb_of_nvme_over_fabrics_makes_its_one_call() {
+    let fake = fake();
+    let cases: &[(&[&str], &str, Value)] = &[
+        (
+            &["nvmf", "create", NQN, "--serial", "S1", "--any-host", "--ana"],
+            "nvmf_create_subsystem",
+            json!({"nqn": NQN, "allow_any_host": true, "ana_reporting": true, "serial_number": "S1"}),
+        ),
+        (&["nvmf", "rm", NQN], "nvmf_delete_subsystem", json!({"nqn": NQN})),
+        (
+            &["nvmf", "namespace", "add", NQN, "d0", "--nsid", "3", "--group", "2", "--reservations", "/srv/r"],
+            "nvmf_subsystem_add_ns",
+            json!({"nqn": NQN, "namespace": {"bdev_name": "d0", "nsid": 3, "anagrpid": 2, "ptpl_file": "/srv/r"}}),
+        ),
+        (&["nvmf", "namespace", "rm", NQN, "3"], "nvmf_subsystem_remove_ns", json!({"nqn": NQN, "nsid": 3})),
+        (
+            &["nvmf", "listener", "add", NQN, "192.0.2.7", "--state", "non-optimized", "--advertise", "203.0.113.1"],
+            "nvmf_subsystem_add_listener",
+            json!({
+                "nqn": NQN, "listen_address": at("192.0.2.7", "4420"), "advertised_address": at("203.0.113.1", "4420"),
+                "ana_state": "non_optimized",
+            }),
+        ),
+        (
+            &["nvmf", "listener", "rm", NQN, "fd00::7", "4421"],
+            "nvmf_subsystem_remove_listener",
+            json!({"nqn": NQN, "listen_address": at("fd00::7", "4421")}),
+        ),
+        (
+            &["nvmf", "host", "add", NQN, "nqn.h", "--key", "k", "--controller-key", "c"],
+            "nvmf_subsystem_add_host",
+            json!({"nqn": NQN, "host": "nqn.h", "dhchap_key": "k", "dhchap_ctrlr_key": "c"}),
+        ),
+        (&["nvmf", "host", "rm", NQN, "nqn.h"], "nvmf_subsystem_remove_host", json!({"nqn": NQN, "host": "nqn.h"})),
+        (&["nvmf", "host", "any", NQN, "no"], "nvmf_subsystem_allow_any_host", json!({"nqn": NQN, "allow_any_host": false})),
+        (
+            &["nvmf", "ana", NQN, "192.0.2.7", "--state", "inaccessible"],
+            "nvmf_subsystem_listener_set_ana_state",
+            json!({"nqn": NQN, "listen_address": at("192.0.2.7", "4420"), "ana_state": "inaccessible"}),
+        ),
+        (
+            &["nvmf", "ana", NQN, "192.0.2.7", "--state", "optimized", "--group", "1", "--group", "2"],
+            "spinel_nvmf_set_ana_states",
+            json!({
+                "nqn": NQN, "listen_address": at("192.0.2.7", "4420"),
+                "groups": [{"anagrpid": 1, "ana_state": "optimized"}, {"anagrpid": 2, "ana_state": "optimized"}],
+            }),
+        ),
+        (&["nvmf", "referral", "add", "192.0.2.9"], "nvmf_discovery_add_referral", json!({"address": at("192.0.2.9", "8009")})),
+        (&["nvmf", "referral", "rm", "192.0.2.9"], "nvmf_discovery_remove_referral", json!({"address": at("192.0.2.9", "8009")})),
+        (&["key", "add", "k", "/etc/k"], "keyring_file_add_key", json!({"name": "k", "path": "/etc/k"})),
+        (&["key", "rm", "k"], "keyring_file_remove_key", json!({"name": "k"})),
+    ];
+    for (arguments, method, params) in cases {
+        assert_eq!(fake.only_call(arguments), ((*method).to_owned(), params.clone()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn subsystems_are_listed_without_discovery() {
+    let ran = fake().run(&["nvmf", "ls"]);
+    let expected = "NQN NAMESPACES LISTENERS HOSTS\nnqn.2026-11.io.spinel:disks 1=d0,3=d1 192.0.2.7:4420,[fd00::7]:4420 2\n";
+    assert_eq!(columns(&ran.out), columns(expected));
+}
+
+#[test]
+fn exporting_a_disk_makes_what_is_missing_and_says_how_to_connect_it() {
+    let fake = fake();
+    let ran = fake.run(&["nvmf", "export", "d0", "192.0.2.7", "--host", "nqn.h"]);
+    let methods: Vec<String> = fake.calls().into_iter().map(|(method, _)| method).collect();
+    let expected = [
+        "nvmf_create_transport",
+        "nvmf_create_subsystem",
+        "nvmf_subsystem_add_host",
+        "nvmf_subsystem_add_ns",
+        "nvmf_subsystem_add_listener",
+    ];
+    assert_eq!(methods, expected);
+    assert!(ran.out.contains("nvme connect -t tcp -a 192.0.2.7 -s 4420 -n nqn.2026-11.io.spinel:d0"), "{}", ran.out);
+}
+
 #[test]
 fn limits_are_set_by_their_names_and_shown_as_they_are_then() {
     let fake = fake();
