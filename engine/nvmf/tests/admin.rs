@@ -386,3 +386,27 @@ fn discovery_advertises_what_it_is_told_to() {
     let services: Vec<_> = found(&mut world, &mut host).1.iter().map(|entry| entry.service_text().unwrap().to_owned()).collect();
     assert_eq!(services, ["4420", "4421", "4420", "4429"], "a port that is everywhere is where the host has come");
 }
+
+#[test]
+fn a_command_that_waits_can_be_given_up_and_one_that_is_under_way_ends() {
+    let mut world = World::new(Options::default());
+    let base: Arc<dyn spinel_core::Device> = Arc::new(MemoryDevice::new(Shape::new(512, BLOCKS)).unwrap());
+    let throttle = Arc::new(spinel_volume::Throttle::new(base));
+    throttle.limits().set([(spinel_volume::Cap::Ios, Some(spinel_volume::Limit::new(1, 0).unwrap()))]);
+    let spec = NamespaceSpec { device: throttle, ..world.spec("slow") };
+    let (nsid, pending) = world.target.add_namespace(SUBSYSTEM, spec).unwrap();
+    world.made(&pending);
+    let (mut admin, mut io) = world.pair(Talk::PLAIN);
+    let read = Blocks::new(0, 1).command(IoOpcode::Read, nsid, Sgl::transport(512));
+    let ids: Vec<u16> = (0..6).map(|_| io.send(read, &[], &[])).collect();
+    io.settle(&mut world);
+    let abort = |queue, id| Abort { queue, id }.command().with_data(Sgl::transport(0));
+    assert!(Abort::aborted(admin.done(&mut world, abort(1, ids[5]), &[], &[]).result));
+    assert_eq!(io.wait(&mut world, ids[5]).status.code(), StatusCode::ABORT_REQUESTED);
+    assert!(!Abort::aborted(admin.done(&mut world, abort(1, 999), &[], &[]).result), "no such command");
+    assert!(!Abort::aborted(admin.done(&mut world, abort(9, ids[4]), &[], &[]).result), "no such queue");
+    world.turn_ns = 100_000_000;
+    for id in &ids[..5] {
+        assert!(io.wait(&mut world, *id).status.is_success());
+    }
+}

@@ -27,8 +27,8 @@ struct Party {
 
 impl Party {
     fn new(world: &mut World, who: &common::host::Who, key: u64) -> Self {
-        let (admin, cntlid) = world.admin(who, usize::from(key % 2 == 0), Talk::PLAIN);
-        let io = world.queue(who, usize::from(key % 2 == 0), cntlid, 1, Talk::PLAIN);
+        let (admin, cntlid) = world.admin(who, usize::from(key.is_multiple_of(2)), Talk::PLAIN);
+        let io = world.queue(who, usize::from(key.is_multiple_of(2)), cntlid, 1, Talk::PLAIN);
         Self { admin, io, key }
     }
 

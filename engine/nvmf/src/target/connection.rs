@@ -128,10 +128,10 @@ impl<S: Stream> Connection<S> {
     /// Takes what has come, up to what a turn is for. Whether there was anything.
     #[inline]
     fn receive(&mut self, now: Instant) -> bool {
-        if let Some((command, data_bytes)) = self.stalled.take() {
-            if !self.command(&command, data_bytes, now) || self.stalled.is_some() {
-                return false;
-            }
+        if let Some((command, data_bytes)) = self.stalled.take()
+            && (!self.command(&command, data_bytes, now) || self.stalled.is_some())
+        {
+            return false;
         }
         let (mut pdus, mut bytes) = (TURN_PDUS, TURN_BYTES);
         let mut any = false;
@@ -407,8 +407,9 @@ impl<S: Stream> Poller for Connection<S> {
         if self.phase == Phase::Closed {
             return Progress::Busy;
         }
+        // What a device has done at once is answered in the same turn, and all answers are sent together.
+        busy |= self.queue.end_turn();
         busy |= self.reply();
-        self.queue.end_turn();
         if self.queue.is_leaving() {
             self.leave(now);
         }

@@ -127,6 +127,24 @@ pub(crate) enum Said {
         /// Of which namespace.
         nsid: u32,
     },
+    /// A command of a queue is not wanted any more.
+    Abort {
+        /// Comes back with the answer.
+        token: u32,
+        /// Which queue of this controller.
+        qid: u16,
+        /// Which command.
+        id: u16,
+    },
+    /// The answer to [`Told::Abort`].
+    Aborted {
+        /// Who has asked.
+        by: ConnectionId,
+        /// As it was asked.
+        token: u32,
+        /// Whether it was given up.
+        aborted: bool,
+    },
     /// A message of a host's that proves who it is.
     TakeProof {
         /// Comes back with the answer.
@@ -191,6 +209,22 @@ pub(crate) enum Told {
         token: u32,
         /// Whether it is so; it is not if there is no such namespace.
         granted: bool,
+    },
+    /// A command is not wanted any more.
+    Abort {
+        /// Who has asked.
+        by: ConnectionId,
+        /// Goes back with the answer.
+        token: u32,
+        /// Which command.
+        id: u16,
+    },
+    /// The answer to [`Said::Abort`].
+    Aborted {
+        /// As it was asked.
+        token: u32,
+        /// Whether the command was given up.
+        aborted: bool,
     },
     /// The answer to [`Said::TakeProof`].
     ProofTaken {

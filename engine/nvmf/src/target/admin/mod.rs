@@ -95,14 +95,26 @@ impl Admin {
         }
     }
 
-    /// Only commands that wait for something to happen can be given up. What is at a device ends by itself.
+    /// Commands that wait can be given up. What is at a device ends by itself.
     fn abort(&mut self, desk: &mut Desk, id: SlotId) {
         let abort = Abort::of(&desk.slots.get(id).command);
-        let found = desk.slots.find(abort.id).filter(|found| abort.queue == 0 && self.events.forget(*found));
+        if abort.queue > 0 {
+            desk.slots.get_mut(id).phase = Phase::Away;
+            return desk.voice.say(Said::Abort { token: id.tag().0, qid: abort.queue, id: abort.id });
+        }
+        let found = desk.slots.find(abort.id).filter(|found| self.events.forget(*found));
         if let Some(found) = found {
             desk.answer(found, StatusCode::ABORT_REQUESTED.retriable());
         }
         desk.answer_with(id, StatusField::SUCCESS, Abort::result(found.is_some()));
+    }
+
+    /// Another queue has given a command up, or has not.
+    pub(crate) fn aborted(&mut self, desk: &mut Desk, token: u32, aborted: bool) {
+        let id = SlotId(u16::try_from(token).expect("tokens of this queue are slots"));
+        if desk.slots.get(id).phase == Phase::Away {
+            desk.answer_with(id, StatusField::SUCCESS, Abort::result(aborted));
+        }
     }
 
     /// Property Get.

@@ -231,6 +231,8 @@ impl State {
             Said::Persist { token, nsid, persist } => self.persist(from, token, nsid, persist),
             Said::Hold { token, nsid, start, blocks } => self.hold(from, token, nsid, start, blocks),
             Said::Unhold { nsid } => self.unhold(from, nsid),
+            Said::Abort { token, qid, id } => self.abort(from, token, qid, id),
+            Said::Aborted { by, token, aborted } => self.tell(by, move || Told::Aborted { token, aborted }),
             Said::TakeProof { token, message } => self.take_proof(from, token, &message),
             Said::GiveProof { token, room_bytes } => self.give_proof(from, token, room_bytes),
             Said::Ended => self.ended(from),
@@ -249,6 +251,17 @@ impl State {
         let belongs = self.links.get(&who)?.belongs.clone()?;
         let subsystem = self.subsystems.get_mut(belongs.subsystem.as_ref()?)?;
         Some((subsystem, belongs))
+    }
+
+    /// A host gives a command up: its queue looks for it.
+    fn abort(&mut self, from: ConnectionId, token: u32, qid: u16, id: u16) {
+        let queue = self.home(from).and_then(|(subsystem, belongs)| {
+            subsystem.controllers.by_id.get(&belongs.cntlid)?.queues.get(&qid).copied().filter(|_| qid > 0)
+        });
+        match queue {
+            Some(queue) => self.tell(queue, move || Told::Abort { by: from, token, id }),
+            None => self.tell(from, move || Told::Aborted { token, aborted: false }),
+        }
     }
 
     fn go_on(&mut self, then: impl IntoIterator<Item = Then>) {

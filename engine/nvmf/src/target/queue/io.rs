@@ -311,16 +311,20 @@ impl Io {
         self.batch.clear();
     }
 
-    /// What was submitted should start now.
-    pub(crate) fn kick(&mut self, now: Instant) {
+    /// What was submitted should start now. Whether anything flies.
+    #[inline]
+    pub(crate) fn kick(&mut self, now: Instant) -> bool {
         self.send_batch(now);
+        let mut flies = false;
         for attached in &mut self.attached {
             if let Door::Open(way) = &mut attached.door
                 && way.flying > 0
             {
+                flies = true;
                 way.channel.kick();
             }
         }
+        flies
     }
 
     /// Collects what devices have done. Whether there was anything.
@@ -405,7 +409,7 @@ impl Io {
 
     /// Answers a command, and the other one of two.
     #[inline]
-    pub(super) fn end(&mut self, desk: &mut Desk, id: SlotId, status: StatusField) {
+    pub(crate) fn end(&mut self, desk: &mut Desk, id: SlotId, status: StatusField) {
         if desk.slots.get(id).mate.is_some() {
             return self.refused_of_pair(desk, id, status);
         }
@@ -415,6 +419,8 @@ impl Io {
     /// Answers a command, which is not counted as begun any more.
     #[inline]
     pub(super) fn finish(&mut self, desk: &mut Desk, id: SlotId, status: StatusField) {
+        // One that waits for its second may be given up, or spoiled, before that comes.
+        self.first.take_if(|first| *first == id);
         let slot = desk.slots.get_mut(id);
         if std::mem::take(&mut slot.begun) {
             let (nsid, epoch) = (slot.command.nsid(), slot.epoch);

@@ -323,15 +323,15 @@ impl Queue {
         }
     }
 
-    /// A turn ends: what was begun in it should start.
+    /// A turn ends: what was begun in it starts, and what has ended at once is collected. Whether there was anything.
     #[inline]
-    pub(crate) fn end_turn(&mut self) {
-        if let Role::Io(io) = &mut self.role {
-            io.kick(self.desk.now);
-            if io.has_fences() {
-                io.pass_fences(&self.desk);
-            }
+    pub(crate) fn end_turn(&mut self) -> bool {
+        let Role::Io(io) = &mut self.role else { return false };
+        let landed = io.kick(self.desk.now) && io.reap(&mut self.desk);
+        if io.has_fences() {
+            io.pass_fences(&self.desk);
         }
+        landed
     }
 
     #[inline(never)]
@@ -349,6 +349,11 @@ impl Queue {
                 (Told::Opened { nsid, instance, channel }, Role::Io(io)) => io.opened(&self.desk, nsid, instance, channel),
                 (Told::Reserved { token, result }, Role::Io(io)) => io.reserved(&mut self.desk, token, result),
                 (Told::Reserved { token, result }, Role::Admin(admin)) => admin.persisted(&mut self.desk, token, result),
+                (Told::Abort { by, token, id }, _) => {
+                    let aborted = self.abort(id);
+                    self.desk.voice.say(Said::Aborted { by, token, aborted });
+                }
+                (Told::Aborted { token, aborted }, Role::Admin(admin)) => admin.aborted(&mut self.desk, token, aborted),
                 (Told::Held { token, granted }, Role::Io(io)) => io.held(&mut self.desk, token, granted),
                 (Told::ProofTaken { token, standing }, _) => self.proved(token, Some(&[]), standing),
                 (Told::ProofGiven { token, message, standing }, _) => self.proved(token, message.as_deref(), standing),
@@ -357,9 +362,26 @@ impl Queue {
                     tracing::debug!("a queue ends: {why:?}");
                     self.state = State::Leaving;
                 }
-                (Told::Opened { .. } | Told::Reserved { .. } | Told::Held { .. } | Told::Noticed { .. }, _) => {}
+                (Told::Opened { .. } | Told::Reserved { .. } | Told::Held { .. } | Told::Noticed { .. } | Told::Aborted { .. }, _) => {}
             }
         }
+    }
+
+    /// Gives up a command that only waits. One that has begun ends by itself; between two steps it ends early.
+    fn abort(&mut self, command_id: u16) -> bool {
+        let Some(id) = self.desk.slots.find(command_id) else { return false };
+        let slot = self.desk.slots.get_mut(id);
+        slot.aborted = true;
+        if slot.phase != Phase::Waiting || slot.begun {
+            return false;
+        }
+        self.desk.slots.waiting.retain(|waiting| *waiting != id);
+        self.desk.slots.fetches.retain(|waiting| *waiting != id);
+        match &mut self.role {
+            Role::Io(io) => io.end(&mut self.desk, id, StatusCode::ABORT_REQUESTED.retriable()),
+            _ => self.desk.answer(id, StatusCode::ABORT_REQUESTED.retriable()),
+        }
+        true
     }
 
     /// The next answer.
