@@ -409,7 +409,10 @@ impl<S: Stream> Poller for Connection<S> {
         }
         // What a device has done at once is answered in the same turn, and all answers are sent together.
         busy |= self.queue.end_turn();
-        busy |= self.reply();
+        if self.reply() {
+            self.stream.kick();
+            busy = true;
+        }
         if self.queue.is_leaving() {
             self.leave(now);
         }
