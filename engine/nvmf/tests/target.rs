@@ -306,6 +306,7 @@ fn a_slow_host_holds_back_nobody_and_a_bounded_number_of_bytes() {
         deaf.read(0, 256);
     }
     world.turns(200);
+    assert!(world.rests(), "what waits for a host keeps no core awake");
     for round in 0..200 {
         let id = brisk.read(round, 8);
         assert!(brisk.wait(&mut world, id).status.is_success());

@@ -2,9 +2,10 @@
 
 mod outbox;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use spinel_core::{Armed, Core, Instant, Mailbox, OpenError, Poller, Progress, Remains, Stream, StreamState};
+use spinel_core::{Armed, Company, Core, Crowd, Instant, Mailbox, Member, OpenError, Poller, Progress, Remains, Stream, StreamState};
 use spinel_nvme::command::Command;
 use zerocopy::FromBytes as _;
 
@@ -29,6 +30,8 @@ const LOOK_NS: u64 = 5_000_000_000;
 /// Most PDUs of one turn, and about how many bytes of data.
 const TURN_PDUS: usize = 64;
 const TURN_BYTES: usize = 512 << 10;
+/// The same beside others on its core.
+const TURN_BYTES_AMONG_OTHERS: usize = 128 << 10;
 /// The least and the most that is announced as the most data of one PDU.
 const DATA_PDU_BYTES: std::ops::RangeInclusive<u32> = 4096..=(128 << 10);
 
@@ -69,6 +72,10 @@ struct Connection<S> {
     since: Option<Instant>,
     opened: Option<Instant>,
     next_look: Instant,
+    crowd: Rc<Crowd>,
+    member: Member,
+    /// Most PDUs of a turn beside others.
+    among_others: usize,
 }
 
 impl Target {
@@ -109,7 +116,11 @@ impl<S: Stream> Connection<S> {
     fn open(core: &mut Core, stream: S, voice: Voice, options: Arc<Options>, peer: String) -> Result<Self, OpenError> {
         let limits = Limits { capsule_data_bytes_max: IN_CAPSULE_MAX_BYTES, data_bytes_max: data_pdu_bytes(&options) };
         let queue = Queue::open(core, voice, Arc::clone(&options))?;
+        let crowd = core.crowd();
         Ok(Self {
+            member: crowd.join(),
+            crowd,
+            among_others: 1,
             name: format!("nvmf {peer}"),
             outbox: Outbox::new(stream.room()),
             stream,
@@ -125,6 +136,18 @@ impl<S: Stream> Connection<S> {
         })
     }
 
+    /// Most PDUs and bytes of this turn. Beside others on its core that is one PDU more than last time, or half as many if
+    /// turns are longer than they notice.
+    #[inline]
+    fn share(&mut self, now: Instant) -> (usize, usize) {
+        self.among_others = match self.crowd.meet(self.member, now, self.queue.usual_ns()) {
+            Company::Alone => return (TURN_PDUS, TURN_BYTES),
+            Company::Patient => TURN_PDUS.min(self.among_others + 1),
+            Company::Impatient => (self.among_others / 2).max(1),
+        };
+        (self.among_others, TURN_BYTES_AMONG_OTHERS)
+    }
+
     /// Takes what has come, up to what a turn is for. Whether there was anything.
     #[inline]
     fn receive(&mut self, now: Instant) -> bool {
@@ -133,7 +156,11 @@ impl<S: Stream> Connection<S> {
         {
             return false;
         }
-        let (mut pdus, mut bytes) = (TURN_PDUS, TURN_BYTES);
+        // The end of data that have come is still to be told, though nothing more has come.
+        if self.stream.incoming().is_empty() && !self.receiver.midway() {
+            return false;
+        }
+        let (mut pdus, mut bytes) = self.share(now);
         let mut any = false;
         while pdus > 0 && bytes > 0 && self.stalled.is_none() && self.queue.may_take() {
             let incoming = self.stream.incoming();
@@ -329,12 +356,7 @@ impl<S: Stream> Connection<S> {
     fn keep_time(&mut self, now: Instant) {
         let opened = *self.opened.get_or_insert(now);
         match self.phase {
-            Phase::Opening if self.queue.is_connected() && !self.queue.is_unproven() => {
-                self.phase = Phase::Running;
-                let limits =
-                    Limits { capsule_data_bytes_max: self.queue.in_capsule_bytes(), data_bytes_max: data_pdu_bytes(&self.options) };
-                self.receiver.limit(limits);
-            }
+            Phase::Opening if self.queue.is_connected() && !self.queue.is_unproven() => self.phase = Phase::Running,
             Phase::Opening if now.since_ns(opened) > self.set_up_ns() => {
                 tracing::warn!("{} does not say what it is for", self.name);
                 self.close(now);
@@ -437,7 +459,9 @@ impl<S: Stream> Poller for Connection<S> {
             return self.stream.arm().min(self.queue.arm());
         }
         let can_take = self.stalled.is_none() && self.queue.may_take() && self.phase != Phase::Leaving;
-        if can_take && !self.stream.incoming().is_empty() {
+        // What waits for room is woken by the stream.
+        let can_send = self.queue.has_answer() && self.outbox.has_room(&self.stream);
+        if can_send || can_take && !self.stream.incoming().is_empty() {
             return Armed::Ready;
         }
         self.queue.arm().min(self.stream.arm()).min(self.deadline())

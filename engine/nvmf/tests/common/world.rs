@@ -9,7 +9,7 @@ use spinel_nvmf::nqn::Nqn;
 use spinel_nvmf::target::{
     Address, AnaState, Family, Identity, ListenerSpec, NamespaceIds, NamespaceSpec, Options, Pending, PortId, SubsystemSpec, Target,
 };
-use spinel_reactor::Reactor;
+use spinel_reactor::{Reactor, Rest};
 use spinel_sim::SimSleeper;
 use spinel_volume::{MemoryDevice, Shape};
 
@@ -110,6 +110,15 @@ impl World {
 
     pub(crate) fn turns(&mut self, count: usize) {
         (0..count).for_each(|_| self.turn());
+    }
+
+    /// Whether every core would sleep now.
+    pub(crate) fn rests(&mut self) -> bool {
+        self.cores.iter_mut().all(|(reactor, _)| {
+            let rest = reactor.arm();
+            reactor.disarm();
+            matches!(rest, Rest::Granted(_))
+        })
     }
 
     /// Turns until a change is made.

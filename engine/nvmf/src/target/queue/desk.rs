@@ -19,6 +19,8 @@ pub(crate) struct Desk {
     pub(crate) options: Arc<Options>,
     /// The turn's time.
     pub(crate) now: Instant,
+    /// How long requests have taken lately, in nanoseconds.
+    pub(crate) usual_ns: u64,
     /// Somebody was refused buffers since those that wait were looked at.
     pub(crate) short: bool,
 }

@@ -584,9 +584,12 @@ impl Io {
 
 /// Counts a batch of completions, those together that are alike.
 #[inline]
-fn count(meter: &Meter, done: &Completions, desk: &Desk) {
-    let record = |(kind, started, ok): (OpKind, Instant, bool), count, bytes| {
-        meter.record_alike(kind, count, bytes, desk.now.since_ns(started), ok);
+fn count(meter: &Meter, done: &Completions, desk: &mut Desk) {
+    let (now, mut usual_ns) = (desk.now, desk.usual_ns);
+    let mut record = |(kind, started, ok): (OpKind, Instant, bool), count, bytes| {
+        let took_ns = now.since_ns(started);
+        meter.record_alike(kind, count, bytes, took_ns, ok);
+        usual_ns = (7 * usual_ns + took_ns) / 8;
     };
     let mut run = None;
     for Completion { tag, status } in done.as_slice() {
@@ -605,6 +608,7 @@ fn count(meter: &Meter, done: &Completions, desk: &Desk) {
     if let Some((like, count, sum)) = run {
         record(like, count, sum);
     }
+    desk.usual_ns = usual_ns;
 }
 
 #[inline]

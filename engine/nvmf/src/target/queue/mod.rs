@@ -98,7 +98,7 @@ impl Queue {
         let pool = Pool::of(core, options.pool)?;
         let seat = Seat::take(core, voice.id());
         let slots = Slots::new(ENTRIES_OF_STRANGERS);
-        let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), short: false };
+        let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), usual_ns: 0, short: false };
         Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, proves: false, unproven: false })
     }
 
@@ -162,7 +162,10 @@ impl Queue {
         let len_bytes = match command.data().place() {
             Place::Transport { len_bytes } if capsule_bytes == 0 => len_bytes,
             Place::Capsule { offset: 0, len_bytes } if to_controller && len_bytes == capsule_bytes => {
-                if len_bytes > self.in_capsule_bytes() {
+                // What connects and proves may always bring so much, as what administers.
+                let usual = matches!(self.role, Role::Io(_)) && !command.is_fabrics();
+                let most = if usual { self.desk.options.in_capsule_bytes } else { IN_CAPSULE_MAX_BYTES };
+                if len_bytes > most {
                     return Err(StatusCode::SGL_LENGTH_INVALID.permanent());
                 }
                 len_bytes
@@ -390,16 +393,22 @@ impl Queue {
         self.desk.slots.next_answer()
     }
 
-    /// Whether an answer waits to be sent.
+    /// Whether something waits to be sent.
     #[inline]
     pub(crate) fn has_answer(&self) -> bool {
-        self.desk.slots.has_answer()
+        self.desk.slots.has_answer() || !self.desk.slots.fetches.is_empty()
     }
 
     /// The buffers of an answer are sent.
     #[inline]
     pub(crate) fn give_back(&mut self, chain: Chain) {
         self.desk.pool.borrow_mut().give(&mut self.desk.account, chain);
+    }
+
+    /// How long requests have taken lately, in nanoseconds.
+    #[inline]
+    pub(crate) fn usual_ns(&self) -> u64 {
+        self.desk.usual_ns
     }
 
     /// The core's buffers.
@@ -421,12 +430,6 @@ impl Queue {
     /// Whether it knows which queue it is.
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self.role, Role::Admin(_) | Role::Io(_))
-    }
-
-    /// Most bytes of data that may come with a command.
-    pub(crate) fn in_capsule_bytes(&self) -> u32 {
-        // What connects and administers may always bring so much.
-        if matches!(self.role, Role::Io(_)) { self.desk.options.in_capsule_bytes } else { IN_CAPSULE_MAX_BYTES }
     }
 
     /// It takes and sends nothing from now on: what flies is waited for.
@@ -456,7 +459,7 @@ impl Queue {
 
     /// When it has to be looked at again.
     pub(crate) fn arm(&mut self) -> Armed {
-        if self.seat.any() || self.has_answer() && self.state != State::Closed {
+        if self.seat.any() {
             return Armed::Ready;
         }
         let short = self.desk.short && self.desk.pool.borrow().would_give(&self.desk.account, self.desk.options.transfer_bytes);

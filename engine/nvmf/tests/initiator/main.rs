@@ -1,0 +1,6 @@
+//! An initiator against our own target, over simulated connections.
+
+mod load;
+mod world;
+
+mod basics;
