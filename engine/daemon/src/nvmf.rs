@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use spinel_core::Mailbox;
 use spinel_nvmf::auth::Policy;
 use spinel_nvmf::target::{Address, Family, Options, PortId, Target};
+use spinel_uring::Listener;
 
 use crate::cores::CoreList;
 use crate::engine::{Locked, locked};
-use listener::Listener;
+use crate::kinds::chain;
 
 /// How long requests under way are waited for when something is taken from hosts.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -113,18 +113,17 @@ impl Nvmf {
         }
         let socket = socket_address(address)?;
         let port = self.target.add_port(address.clone(), advertised)?;
-        let system = |source| ListenError::System { address: address.clone(), source };
         let mailboxes = self.mailboxes.clone();
         let chosen = fabric.cores.clone();
         let mailboxes = mailboxes.into_iter().filter(|mailbox| chosen.as_ref().is_none_or(|cores| cores.ids().contains(&mailbox.core())));
-        match Listener::start(socket, self.target.clone(), port, mailboxes.collect()) {
+        match listener::listen(socket, self.target.clone(), port, mailboxes.collect()) {
             Ok(listener) => {
                 fabric.listeners.insert(port, listener);
                 Ok(port)
             }
-            Err(source) => {
+            Err(error) => {
                 self.target.remove_port(port);
-                Err(system(source))
+                Err(error.into())
             }
         }
     }
@@ -165,13 +164,8 @@ pub(crate) enum ListenError {
     #[error(transparent)]
     Target(#[from] spinel_nvmf::target::TargetError),
     /// The system refuses it.
-    #[error("nobody can listen at {address}: {source}")]
-    System {
-        /// Where.
-        address: Address,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error("{}", chain(.0))]
+    System(#[from] spinel_uring::ListenError),
 }
 
 fn socket_address(address: &Address) -> Result<SocketAddr, ListenError> {
@@ -193,7 +187,7 @@ fn address_of(socket: SocketAddr) -> Address {
 }
 
 /// The mailbox whose core has the fewest connections.
-fn least_loaded<'a>(target: &Target, mailboxes: &'a Arc<[Mailbox]>, next: usize) -> &'a Mailbox {
+fn least_loaded<'a>(target: &Target, mailboxes: &'a [Mailbox], next: usize) -> &'a Mailbox {
     let counts = target.connections_of_cores();
     let load = |mailbox: &&Mailbox| counts.get(&mailbox.core()).map_or((0, 0), |(admin, io)| (admin + io, *io));
     // Of those that have as few, each is the first once.

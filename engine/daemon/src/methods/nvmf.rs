@@ -107,8 +107,10 @@ fn refuse_listening(error: &ListenError) -> RpcError {
     match error {
         ListenError::Target(error) => refuse(error),
         ListenError::Address { .. } => RpcError::invalid_params(error.to_string()),
-        ListenError::System { source, .. } => {
-            source.raw_os_error().map_or_else(|| RpcError::internal(chain(error)), |code| RpcError::errno(code, chain(error)))
+        ListenError::System(refused) => {
+            let source = std::error::Error::source(refused).and_then(|source| source.downcast_ref::<std::io::Error>());
+            let code = source.and_then(std::io::Error::raw_os_error);
+            code.map_or_else(|| RpcError::internal(chain(error)), |code| RpcError::errno(code, chain(error)))
         }
     }
 }
