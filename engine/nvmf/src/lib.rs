@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod initiator;
 pub mod nqn;
 pub mod pool;
 pub mod target;

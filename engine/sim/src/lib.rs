@@ -50,6 +50,6 @@ pub use rig::{LostWakeUp, Rig};
 pub use seeds::every_seed;
 pub use sleeper::{Bed, Reason, SimSleeper};
 pub use spinel_load::{Checked, Checker, Flush, Found, Prng, Read, SECTOR_BYTES, Stamp, Violation, Write, Wrong};
-pub use stream::{SimStream, SimWire};
+pub use stream::{SimNet, SimStream, SimWire};
 pub use trace::Trace;
 pub use wire::WireOptions;

@@ -166,6 +166,48 @@ impl Driver for Connections {
     }
 }
 
+/// What makes connections on one core, when the core itself is not at hand.
+pub struct SimNet {
+    connections: Rc<RefCell<Connections>>,
+    regions: Rc<Regions>,
+}
+
+impl SimNet {
+    /// Of this core.
+    ///
+    /// # Panics
+    /// Never: nothing refuses it.
+    #[must_use]
+    pub fn of(core: &mut Core) -> Self {
+        let connections = core.share(|_| Ok(Connections::default())).expect("nothing refuses it");
+        Self { connections, regions: core.regions() }
+    }
+
+    /// A connection between two streams.
+    ///
+    /// # Panics
+    /// If the options make no sense.
+    #[must_use]
+    pub fn connect(&self, options: WireOptions, prng: Prng) -> (SimWire, [SimStream; 2]) {
+        assert!(*options.cut_bytes.start() > 0 && options.window_bytes > 0 && options.sends > 0, "something has to pass");
+        let end = || End { state: StreamState::Open, closing: false, breaks_at: None, settles_at: None };
+        let connection = Connection {
+            options,
+            prng,
+            regions: Rc::clone(&self.regions),
+            now: Instant::default(),
+            ends: [end(), end()],
+            pipes: [Pipe::default(), Pipe::default()],
+            silent: false,
+        };
+        let connection = Rc::new(RefCell::new(connection));
+        self.connections.borrow_mut().0.push(Rc::clone(&connection));
+        let stream = |side| SimStream { connection: Rc::clone(&connection), side, front: OnceCell::new(), taken: 0 };
+        let streams = [stream(0), stream(1)];
+        (SimWire { connection }, streams)
+    }
+}
+
 /// What a simulation does to a connection.
 #[derive(Clone)]
 pub struct SimWire {
@@ -179,23 +221,7 @@ impl SimWire {
     /// If the options make no sense.
     #[must_use]
     pub fn connect(core: &mut Core, options: WireOptions, prng: Prng) -> (Self, [SimStream; 2]) {
-        assert!(*options.cut_bytes.start() > 0 && options.window_bytes > 0 && options.sends > 0, "something has to pass");
-        let end = || End { state: StreamState::Open, closing: false, breaks_at: None, settles_at: None };
-        let connection = Connection {
-            options,
-            prng,
-            regions: core.regions(),
-            now: Instant::default(),
-            ends: [end(), end()],
-            pipes: [Pipe::default(), Pipe::default()],
-            silent: false,
-        };
-        let connection = Rc::new(RefCell::new(connection));
-        let connections = core.share(|_| Ok(Connections::default())).expect("nothing refuses it");
-        connections.borrow_mut().0.push(Rc::clone(&connection));
-        let stream = |side| SimStream { connection: Rc::clone(&connection), side, front: OnceCell::new(), taken: 0 };
-        let streams = [stream(0), stream(1)];
-        (Self { connection }, streams)
+        SimNet::of(core).connect(options, prng)
     }
 
     /// Breaks it: what travels is lost, and both ends learn of it, each in its time.
