@@ -86,8 +86,8 @@ pub(super) struct Lane<S> {
     serves: bool,
     timeout_ns: Option<u64>,
     next_look: Instant,
-    /// Commands that were told to be late, newest last.
-    late: Vec<u16>,
+    /// Commands that were told to be late, and when.
+    late: Vec<(u16, Instant)>,
 }
 
 impl<S: Stream> Lane<S> {
@@ -156,7 +156,7 @@ impl<S: Stream> Lane<S> {
 
     pub(super) fn serve(&mut self, capsule_bytes: u32, timeout_ns: Option<u64>) {
         self.queue.limit_capsules(capsule_bytes);
-        (self.serves, self.timeout_ns) = (true, timeout_ns);
+        (self.serves, self.timeout_ns, self.next_look) = (true, timeout_ns, Instant::default());
     }
 
     pub(super) fn keep_alive(&mut self, timeout_ns: u64, now: Instant) {
@@ -295,7 +295,7 @@ impl<S: Stream> Lane<S> {
         }
     }
 
-    /// Tells of commands that take too long, of each once.
+    /// Tells of commands that take too long, and again if nothing came of that in as much time.
     fn look(&mut self, now: Instant) {
         if now < self.next_look {
             return;
@@ -306,9 +306,13 @@ impl<S: Stream> Lane<S> {
         };
         self.next_look = now.after_ns(timeout_ns / LOOKS);
         let Some(then) = now.ns.checked_sub(timeout_ns) else { return };
-        let late: Vec<u16> = self.queue.out_since(Instant { ns: then }).map(|(_, id)| id).collect();
-        for command_id in late.iter().filter(|id| !self.late.contains(id)) {
-            self.state.say(Said::Overdue { lane: self.state.id, command_id: *command_id });
+        let mut late = Vec::new();
+        for (_, command_id) in self.queue.out_since(Instant { ns: then }) {
+            let told = self.late.iter().find(|(id, told)| *id == command_id && now.since_ns(*told) < timeout_ns);
+            if told.is_none() {
+                self.state.say(Said::Overdue { lane: self.state.id, command_id });
+            }
+            late.push((command_id, told.map_or(now, |(_, told)| *told)));
         }
         self.late = late;
     }

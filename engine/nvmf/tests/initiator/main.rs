@@ -4,3 +4,5 @@ mod load;
 mod world;
 
 mod basics;
+mod changes;
+mod losses;

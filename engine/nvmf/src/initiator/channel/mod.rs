@@ -22,7 +22,7 @@ use spinel_nvme::command::{Command, IoOpcode};
 use spinel_nvme::dsm::{DatasetManagement, Range};
 use spinel_nvme::io::{Blocks, flush};
 use spinel_nvme::sgl::Sgl;
-use spinel_nvme::status::StatusField;
+use spinel_nvme::status::{StatusCode, StatusField};
 use zerocopy::IntoBytes as _;
 
 use super::device::{SEGMENTS_MAX, Shared};
@@ -35,7 +35,8 @@ use route::{Choice, Routes};
 
 /// What failed without a word that this is in vain is sent again after so long.
 const AGAIN_NS: u64 = 100_000_000;
-/// How often a request is sent other ways that were said not to lead there.
+/// How often a request is sent again that was lost with its connection, or by other ways because one does not lead there. One
+/// that brings its controller down would bring down every one.
 const DETOURS_MAX: u32 = 64;
 /// How many requests that wait for another one are looked at when one ends.
 const LOOKS: usize = 8;
@@ -250,6 +251,10 @@ impl State {
             self.waiting.pop_front();
             let limits = self.routes.limits();
             let entry = &mut self.slots[slot as usize];
+            if entry.detours > DETOURS_MAX {
+                self.fail(slot, StatusCode::PATH_HOST.retriable());
+                continue;
+            }
             let (command, range) = entry.command(nsid, &limits);
             let segments = &self.segments[slot as usize * usize::from(SEGMENTS_MAX)..][..usize::from(entry.segments)];
             let payload = match entry.op {
@@ -282,6 +287,7 @@ impl State {
             }
             End::Answered { status, .. } => status,
             End::Lost => {
+                entry.detours += 1;
                 if entry.op.changes_data() && host.is_ghost(association) {
                     self.held.push((association, slot));
                 } else {

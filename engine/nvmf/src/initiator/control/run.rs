@@ -115,6 +115,7 @@ impl<N: Network> State<N> {
         path.script = Script::start(path.spec.io_queues, path.spec.subsystem.is_discovery());
         (path.again, path.io_again, path.asking) = (None, None, None);
         path.event_asks.clear();
+        path.aborted.clear();
         self.open(id, home, Use::Admin, ADMIN_COMMANDS, keep_alive_ms);
     }
 
