@@ -14,7 +14,7 @@ use crate::scheduler::Policy;
 
 /// The subsystems in the order in which their configuration is loaded, and what each needs before.
 const SUBSYSTEMS: &[(&str, &[&str])] =
-    &[("keyring", &[]), ("bdev", &[]), ("vhost_blk", &["bdev"]), ("nvmf", &["bdev", "keyring"]), ("scheduler", &[])];
+    &[("bdev", &[]), ("vhost_blk", &["bdev"]), ("keyring", &[]), ("nvmf", &["bdev", "keyring"]), ("scheduler", &[])];
 
 /// `framework_start_init`.
 pub(super) fn start_init(engine: &Engine, params: Option<&Value>) -> Answer {

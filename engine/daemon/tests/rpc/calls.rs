@@ -21,6 +21,13 @@ fn every_method_is_listed_once() {
         "vhost_delete_controller vhost_controller_set_coalescing virtio_blk_create_transport virtio_blk_get_transports",
         "bdev_bench_start bdev_bench_get bdev_bench_stop bdev_set_qos_limit",
         "framework_set_scheduler framework_get_scheduler vhost_controller_move_queue",
+        "keyring_file_add_key keyring_file_remove_key keyring_get_keys nvmf_set_config nvmf_create_transport nvmf_get_transports",
+        "nvmf_get_targets nvmf_get_stats nvmf_create_subsystem nvmf_delete_subsystem nvmf_get_subsystems",
+        "nvmf_subsystem_add_listener nvmf_subsystem_remove_listener nvmf_subsystem_get_listeners",
+        "nvmf_subsystem_listener_set_ana_state spinel_nvmf_set_ana_states nvmf_subsystem_add_ns nvmf_subsystem_remove_ns",
+        "nvmf_subsystem_set_ns_ana_group nvmf_ns_add_host nvmf_ns_remove_host nvmf_subsystem_add_host nvmf_subsystem_remove_host",
+        "nvmf_subsystem_set_keys nvmf_subsystem_allow_any_host nvmf_subsystem_get_controllers nvmf_subsystem_get_qpairs",
+        "nvmf_discovery_add_referral nvmf_discovery_remove_referral nvmf_discovery_get_referrals",
     ]
     .into_iter()
     .flat_map(|line| line.split(' '))

@@ -8,6 +8,7 @@ mod guest;
 mod harness;
 mod hostile;
 mod load;
+mod nvmf;
 mod process;
 mod qos;
 mod refusals;

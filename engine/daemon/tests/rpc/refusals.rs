@@ -193,7 +193,7 @@ fn controllers_stay_in_their_folder_and_on_the_daemons_cores() {
 fn the_process_refuses_what_it_does_not_know() {
     check(&[
         (-32601, "bdev_raid_create", json!({}), &["'bdev_raid_create'"]),
-        (-32602, "framework_get_config", json!({"name": "nvmf"}), &["name", "nvmf", "vhost_blk"]),
+        (-32602, "framework_get_config", json!({"name": "nbd"}), &["name", "nbd", "vhost_blk"]),
         (-32602, "log_set_level", json!({"level": "LOUD"}), &["level", "LOUD", "WARNING"]),
         (-32602, "log_set_flag", json!({"flag": "nvme"}), &["flag", "nvme", "vhost"]),
         (-32602, "spdk_kill_instance", json!({"sig_name": "SIGSTOP"}), &["sig_name", "SIGTERM"]),

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::harness::{Daemon, file};
 
 /// What SPDK's client saves: every subsystem's calls.
-fn saved(daemon: &Daemon) -> Value {
+pub(crate) fn saved(daemon: &Daemon) -> Value {
     let subsystems = daemon.done("framework_get_subsystems", Value::Null);
     let names = subsystems.as_array().unwrap().iter().map(|subsystem| subsystem["subsystem"].clone());
     let subsystems: Value = names

@@ -123,7 +123,8 @@ impl Admin {
         let value = property.and_then(|property| self.property(&desk.options, property));
         match value {
             Some(value) => desk.answer_with(id, StatusField::SUCCESS, value),
-            None => desk.answer(id, StatusCode::INVALID_FIELD.permanent()),
+            // Without any bit beside it: hosts that read every property take only this for one that there is not.
+            None => desk.answer(id, StatusCode::INVALID_FIELD.retriable()),
         }
     }
 
