@@ -5,4 +5,5 @@ mod world;
 
 mod basics;
 mod changes;
+mod hostile;
 mod losses;

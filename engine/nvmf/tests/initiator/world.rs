@@ -17,6 +17,8 @@ use spinel_reactor::{Reactor, Rest};
 use spinel_sim::{Prng, SimNet, SimSleeper, SimStream, SimWire, WireOptions};
 use spinel_volume::{MemoryDevice, Shape};
 
+use super::hostile::{Mischief, Scripted};
+
 pub(crate) const SUBSYSTEM: &str = "nqn.2026-11.io.spinel:test";
 pub(crate) const BLOCKS: u64 = 4096;
 pub(crate) const FIRST_PORT: u16 = 4420;
@@ -37,6 +39,9 @@ pub(crate) struct Lab {
     pub(crate) down: Vec<u16>,
     next: u64,
     pub(crate) dialled: u64,
+    /// Connections of a target that does what a test says, if it is one.
+    pub(crate) scripted: Option<Vec<Scripted>>,
+    pub(crate) mischief: Option<Mischief>,
 }
 
 thread_local! {
@@ -74,22 +79,40 @@ impl Network for SimNetwork {
         });
         let (wire, [near, far]) = dialer.net.connect(options, prng);
         let made = lab(|lab| {
-            let port = lab.ports.get(&to.port()).copied().filter(|_| !lab.down.contains(&to.port()))?;
+            if let Some(scripted) = &mut lab.scripted {
+                scripted.push(Scripted::new(far));
+                lab.wires.push((to.port(), wire.clone()));
+                return Err(true);
+            }
+            let port = lab.ports.get(&to.port()).copied().filter(|_| !lab.down.contains(&to.port())).ok_or(false)?;
             let number = lab.next;
             lab.next += 1;
             lab.pending.insert(number, far);
             lab.wires.push((to.port(), wire.clone()));
-            Some((lab.target.clone()?, lab.mailboxes.get(&dialer.core.0)?.clone(), port, number))
+            Ok((lab.target.clone().ok_or(false)?, lab.mailboxes.get(&dialer.core.0).ok_or(false)?.clone(), port, number))
         });
-        let Some((target, mailbox, port, number)) = made else {
-            wire.break_off();
-            return Ok(near);
+        let (target, mailbox, port, number) = match made {
+            Ok(made) => made,
+            Err(served) => {
+                if !served {
+                    wire.break_off();
+                }
+                return Ok(near);
+            }
         };
         let make = move |_: &mut Core| Ok(lab(|lab| lab.pending.remove(&number).expect("it was put there")));
         let admitted = target.admit(&mailbox, port, "sim".into(), address(to.port()), make);
         assert!(admitted, "the target takes another connection");
         Ok(near)
     }
+}
+
+/// Lets scripted targets answer. Whether there was anything.
+fn poll_scripted() -> bool {
+    let Some(mut scripted) = lab(|lab| lab.scripted.as_mut().map(std::mem::take)) else { return false };
+    let busy = scripted.iter_mut().filter_map(|one| one.poll().then_some(())).count() > 0;
+    lab(|lab| lab.scripted.as_mut().expect("it was there").splice(0..0, scripted).count());
+    busy
 }
 
 pub(crate) fn address(port: u16) -> Address {
@@ -186,7 +209,7 @@ impl World {
         for (reactor, _) in &mut self.cores {
             progress = progress.max(reactor.turn(self.now));
         }
-        if self.target.turn() {
+        if self.target.turn() || poll_scripted() {
             progress = Progress::Busy;
         }
         let (devices, told) = (&mut self.devices, &mut self.told);

@@ -57,6 +57,8 @@ pub(super) struct Path {
     pub(super) asking: Option<(u64, Instant)>,
     /// The script goes on then.
     pub(super) again: Option<Instant>,
+    /// Since when the same is asked again and again.
+    pub(super) repeating: Option<Instant>,
     /// Event requests that are outstanding.
     pub(super) event_asks: BTreeSet<u64>,
     /// Attempts to connect since it worked last.
@@ -92,6 +94,7 @@ impl Path {
             script: Script::default(),
             asking: None,
             again: None,
+            repeating: None,
             event_asks: BTreeSet::new(),
             attempts: 0,
             lost: Some(now),

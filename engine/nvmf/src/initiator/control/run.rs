@@ -23,6 +23,8 @@ use super::script::{Outcome, Script};
 const ADMIN_COMMANDS: u16 = 31;
 /// Event requests at a time.
 const EVENT_REQUESTS: u16 = 2;
+/// Access that is changing is looked at again after so long, in case nobody tells.
+const LOOK_NS: u64 = 1_000_000_000;
 /// A status that is not yet as it has to be is asked again after so long; and a way that led nowhere is looked at again.
 const AGAIN_NS: u64 = 100_000_000;
 
@@ -113,7 +115,7 @@ impl<N: Network> State<N> {
         let path = self.path(id);
         (path.stage, path.association, path.number) = (Stage::Starting, association, None);
         path.script = Script::start(path.spec.io_queues, path.spec.subsystem.is_discovery());
-        (path.again, path.io_again, path.asking) = (None, None, None);
+        (path.again, path.repeating, path.io_again, path.asking) = (None, None, None, None);
         path.event_asks.clear();
         path.aborted.clear();
         self.open(id, home, Use::Admin, ADMIN_COMMANDS, keep_alive_ms);
@@ -234,11 +236,20 @@ impl<N: Network> State<N> {
     }
 
     fn script_answered(&mut self, id: PathId, reply: &Reply) {
-        let again = self.now.after_ns(AGAIN_NS);
+        let (now, again) = (self.now, self.now.after_ns(AGAIN_NS));
         let path = self.path(id);
         match path.script.answered(reply) {
-            Ok(Outcome::On) => self.go_on(id),
-            Ok(Outcome::Again) => path.again = Some(again),
+            Ok(Outcome::On) => {
+                path.repeating = None;
+                self.go_on(id);
+            }
+            Ok(Outcome::Again) => {
+                let since = *path.repeating.get_or_insert(now);
+                if now.since_ns(since) > path.script.patience_ns() {
+                    return self.fail(id, "it does not become ready, or does not stop, in the time it says it takes");
+                }
+                path.again = Some(again);
+            }
             Ok(Outcome::Disabled) => {
                 let association = path.association;
                 if let Some(ghost) = self.ghost(association) {
@@ -294,6 +305,12 @@ impl<N: Network> State<N> {
         self.reach(id);
         self.publish(&name, true);
         self.answer_awaited(id);
+        let later = self.now.after_ns(LOOK_NS);
+        let path = self.path(id);
+        if path.script.is_changing() {
+            path.script.look_at_ana();
+            path.again = Some(later);
+        }
     }
 
     fn await_event(&mut self, id: PathId) {
@@ -316,6 +333,7 @@ impl<N: Network> State<N> {
             AsyncEvent::ANA_CHANGED => path.script.look_at_ana(),
             other => path.script.take_back(other.page),
         }
+        path.again = None;
         self.await_event(id);
         self.go_on(id);
     }
@@ -425,7 +443,7 @@ impl<N: Network> State<N> {
         path.stage = Stage::Stopping(now.after_ns(path.script.patience_ns()).after(admin_timeout));
         path.lost.get_or_insert(now);
         path.script.stop();
-        (path.asking, path.again) = (None, None);
+        (path.asking, path.again, path.repeating) = (None, None, None);
         let name = path.spec.name.clone();
         self.close_wires(id, |wire| wire.what != Use::Admin);
         self.publish(&name, false);

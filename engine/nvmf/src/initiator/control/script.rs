@@ -373,6 +373,11 @@ impl Script {
         }
     }
 
+    /// Whether it is changing how the controller reaches a namespace.
+    pub(super) fn is_changing(&self) -> bool {
+        self.namespaces.values().any(|namespace| self.state_of(namespace) == AnaState::Change)
+    }
+
     /// How the controller reaches a namespace that it has.
     pub(super) fn state_of(&self, namespace: &NamespaceFacts) -> AnaState {
         match &self.controller {
