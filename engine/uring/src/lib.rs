@@ -35,4 +35,4 @@ pub use options::{Options, Setup};
 pub use pin::{PinError, pin};
 pub use ring::Ring;
 pub use sleep::core;
-pub use stream::{StreamOptions, TcpStream};
+pub use stream::{StreamOptions, TcpDialer, TcpStream};

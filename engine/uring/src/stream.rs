@@ -75,6 +75,35 @@ fn prepare(socket: &OwnedFd) -> Result<(), OpenError> {
     fcntl_setfl(socket, flags - OFlags::NONBLOCK).map_err(system("setting a socket's flags"))
 }
 
+/// What makes streams on one core, when the core itself is not at hand.
+pub struct TcpDialer {
+    ring: Rc<RefCell<Ring>>,
+    regions: Rc<Regions>,
+}
+
+impl TcpDialer {
+    /// Of this core.
+    ///
+    /// # Errors
+    /// [`OpenError::System`] if the core has no ring yet, and there is none to be had.
+    pub fn of(core: &mut Core) -> Result<Self, OpenError> {
+        Ok(Self { ring: core.share(|_| Ring::new(&Options::default()))?, regions: core.regions() })
+    }
+
+    /// As [`TcpStream::connect`].
+    ///
+    /// # Errors
+    /// [`OpenError::System`] if there is no socket, or no memory.
+    ///
+    /// # Panics
+    /// If the options make no sense.
+    pub fn connect(&self, address: SocketAddr, within: Duration, options: &StreamOptions) -> Result<TcpStream, OpenError> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(system("making a TCP socket"))?;
+        TcpStream::with(self, socket, Some(Dial::new(address, within)), options)
+    }
+}
+
 impl TcpStream {
     /// A stream over a connected TCP socket.
     ///
@@ -84,7 +113,7 @@ impl TcpStream {
     /// # Panics
     /// If the options make no sense.
     pub fn open(core: &mut Core, socket: OwnedFd, options: &StreamOptions) -> Result<Self, OpenError> {
-        Self::with(core, socket, None, options)
+        Self::with(&TcpDialer::of(core)?, socket, None, options)
     }
 
     /// A stream to `address`. It can be used at once: what is sent waits until the other side has answered. If that does not
@@ -96,18 +125,15 @@ impl TcpStream {
     /// # Panics
     /// If the options make no sense.
     pub fn connect(core: &mut Core, address: SocketAddr, within: Duration, options: &StreamOptions) -> Result<Self, OpenError> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(system("making a TCP socket"))?;
-        Self::with(core, socket, Some(Dial::new(address, within)), options)
+        TcpDialer::of(core)?.connect(address, within, options)
     }
 
-    fn with(core: &mut Core, socket: OwnedFd, dial: Option<Dial>, options: &StreamOptions) -> Result<Self, OpenError> {
+    fn with(dialer: &TcpDialer, socket: OwnedFd, dial: Option<Dial>, options: &StreamOptions) -> Result<Self, OpenError> {
         prepare(&socket)?;
         let memory = |source| OpenError::System { doing: "mapping a stream's memory", source };
         let inbox = Inbox::new(options.receive_buffers, options.receive_buffer_bytes).map_err(memory)?;
         let outbox = Outbox::new(options.sends).map_err(memory)?;
-        let shared = core.share(|_| Ring::new(&Options::default()))?;
-        let mut ring = shared.borrow_mut();
+        let mut ring = dialer.ring.borrow_mut();
         let target = ring.add_file(socket.as_raw_fd());
         let line = Rc::new(RefCell::new(Line::new(socket, target, inbox, outbox, dial)));
         let party = ring.join(Rc::clone(&line) as Rc<RefCell<dyn crate::party::Party>>);
@@ -122,7 +148,7 @@ impl TcpStream {
         }
         ring.rouse(party);
         drop(ring);
-        Ok(Self { ring: shared, line, party, regions: core.regions() })
+        Ok(Self { ring: Rc::clone(&dialer.ring), line, party, regions: Rc::clone(&dialer.regions) })
     }
 
     /// Whether the other side has answered, and nothing has ended it since.
