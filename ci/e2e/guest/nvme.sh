@@ -1,6 +1,7 @@
 # What a Linux host must find in subsystems that the daemon serves over NVMe/TCP. Needs the testbed's prelude and disk.sh.
 
-HOST=nqn.2014-08.org.nvmexpress:uuid:5e1f0c3a-9a52-4d0b-8c1e-0d2f7a5b6c77
+HOST_ID=5e1f0c3a-9a52-4d0b-8c1e-0d2f7a5b6c77
+HOST=nqn.2014-08.org.nvmexpress:uuid:$HOST_ID
 SUBSYSTEM=nqn.2026-11.example.spinel:disks
 
 load nvme-host
@@ -10,7 +11,7 @@ network
 nvme_connect() {
     port=$1 nqn=$2
     shift 2
-    nvme connect -t tcp -a 10.0.2.2 -s "$port" -n "$nqn" -q "$HOST" "$@"
+    nvme connect -t tcp -a 10.0.2.2 -s "$port" -n "$nqn" -q "$HOST" -I "$HOST_ID" "$@"
 }
 
 # within SECONDS COMMAND...   the command succeeds before the seconds are over
@@ -58,7 +59,7 @@ has_mib() {
 }
 
 finds() {
-    nvme discover -t tcp -a 10.0.2.2 -s "$1" -q "$HOST" >/tmp/found && grep -q "subnqn: *$SUBSYSTEM" /tmp/found && grep -q "traddr: *" /tmp/found
+    nvme discover -t tcp -a 10.0.2.2 -s "$1" -q "$HOST" -I "$HOST_ID" >/tmp/found && grep -q "subnqn: *$SUBSYSTEM" /tmp/found && grep -q "traddr: *" /tmp/found
 }
 
 # has FIELD VALUE COMMAND...   a line of what the command prints
