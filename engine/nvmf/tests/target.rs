@@ -12,6 +12,7 @@ use spinel_nvme::identify::{Controller, Namespace, NamespaceCommon, NamespaceLis
 use spinel_nvme::io::{Blocks, flush};
 use spinel_nvme::sgl::Sgl;
 use spinel_nvme::status::StatusCode;
+use spinel_nvmf::pool::PoolSize;
 use spinel_nvmf::target::{HostSecrets, Options};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -338,4 +339,21 @@ fn a_device_without_a_cache_says_so() {
     let page = admin.identify(&mut world, Cns::NamespaceCommon, 1).data;
     let page = NamespaceCommon::read_from_bytes(&page).unwrap();
     assert_eq!(page.features & 1 << 5, 1 << 5);
+}
+
+#[test]
+fn commands_that_need_more_buffers_than_there_are_take_turns() {
+    let pool = PoolSize { small_units: 8, large_units: 8 };
+    let mut world = World::new(Options { pool, ..Options::default() });
+    let (_admin, mut io) = world.pair(Talk::PLAIN);
+    let data = bytes(128 << 10, 6);
+    let id = io.write(0, &data, false);
+    assert!(io.wait(&mut world, id).status.is_success());
+    let compare = Blocks::new(0, 256).command(IoOpcode::Compare, 1, Sgl::transport(128 << 10));
+    let mut ids: Vec<u16> = (0..10).map(|_| io.send(compare, &[], &data)).collect();
+    ids.extend((0..10).map(|_| io.read(0, 256)));
+    ids.extend((0..10).map(|_| io.write(1000, &data, false)));
+    ids.into_iter().for_each(|id| assert!(io.wait(&mut world, id).status.is_success()));
+    let ids: Vec<u16> = (0..30).map(|block| io.write(2000 + block, &data[..512], true)).collect();
+    ids.into_iter().for_each(|id| assert!(io.wait(&mut world, id).status.is_success()));
 }

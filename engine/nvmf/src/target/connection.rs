@@ -327,12 +327,15 @@ impl<S: Stream> Connection<S> {
         any
     }
 
-    /// Takes back the buffers of what was sent.
+    /// Takes back the buffers of what was sent. Whether there were any: somebody may wait for them.
     #[inline]
-    fn take_back(&mut self) {
+    fn take_back(&mut self) -> bool {
+        let mut any = false;
         while let Some(chain) = self.outbox.next_sent(&self.stream) {
+            any = true;
             self.queue.give_back(chain);
         }
+        any
     }
 
     /// It ends once everything is sent that there is.
@@ -418,8 +421,8 @@ impl<S: Stream> Poller for Connection<S> {
 
     fn poll(&mut self, now: Instant) -> Progress {
         self.keep_time(now);
-        self.take_back();
-        let mut busy = self.queue.begin_turn(now);
+        let mut busy = self.take_back();
+        busy |= self.queue.begin_turn(now);
         if self.phase == Phase::Closed {
             return if self.is_over() { Progress::Stopped } else { Progress::Waiting };
         }

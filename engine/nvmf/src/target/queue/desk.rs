@@ -9,7 +9,13 @@ use spinel_nvme::status::StatusField;
 use super::super::control::Voice;
 use super::super::options::Options;
 use super::slots::{SlotId, Slots};
-use crate::pool::{Account, SharedPool};
+use crate::pool::{Account, Chain, SharedPool};
+
+/// Buffers for a command whose data come.
+pub(crate) struct Reserved {
+    pub(crate) data: Chain,
+    pub(crate) other: Option<Chain>,
+}
 
 pub(crate) struct Desk {
     pub(crate) slots: Slots,
@@ -21,8 +27,6 @@ pub(crate) struct Desk {
     pub(crate) now: Instant,
     /// How long requests have taken lately, in nanoseconds.
     pub(crate) usual_ns: u64,
-    /// Somebody was refused buffers since those that wait were looked at.
-    pub(crate) short: bool,
 }
 
 impl Desk {
@@ -57,10 +61,36 @@ impl Desk {
         let slot = self.slots.get_mut(id);
         if slot.data.is_none() && len_bytes > 0 {
             slot.data = self.pool.borrow_mut().take(&mut self.account, len_bytes);
-            self.short |= slot.data.is_none();
             return slot.data.is_some();
         }
         true
+    }
+
+    /// Buffers for the host's data and, beside them, for what they are compared with: all that the command will need, so
+    /// that none holds some and waits for more.
+    #[inline]
+    pub(crate) fn reserve(&mut self, len_bytes: u32, twice: bool) -> Option<Reserved> {
+        let mut pool = self.pool.borrow_mut();
+        let data = pool.take(&mut self.account, len_bytes)?;
+        if !twice {
+            return Some(Reserved { data, other: None });
+        }
+        match pool.take(&mut self.account, len_bytes) {
+            Some(other) => Some(Reserved { data, other: Some(other) }),
+            None => {
+                pool.give(&mut self.account, data);
+                None
+            }
+        }
+    }
+
+    /// Gives reserved buffers back that are not needed after all.
+    #[cold]
+    pub(crate) fn release(&mut self, reserved: Option<Reserved>) {
+        let mut pool = self.pool.borrow_mut();
+        for chain in reserved.into_iter().flat_map(|Reserved { data, other }| [Some(data), other]).flatten() {
+            pool.give(&mut self.account, chain);
+        }
     }
 
     /// Puts bytes where they go to the host from. What the host does not want is left out, and zeroes follow what there is.

@@ -226,7 +226,7 @@ impl Io {
                 return desk.park(id);
             }
         }
-        if op == Op::Read && !self.has_read_buffers(desk, id) {
+        if op == Op::Read && !Self::has_read_buffers(desk, id) {
             return desk.park(id);
         }
         self.submit(desk, id, place);
@@ -248,19 +248,12 @@ impl Io {
         }
     }
 
-    /// What a comparison reads goes beside the host's data.
+    /// What a comparison reads goes beside the host's data, and has its buffers since these have.
     #[inline]
-    fn has_read_buffers(&mut self, desk: &mut Desk, id: SlotId) -> bool {
-        let slot = desk.slots.get_mut(id);
+    fn has_read_buffers(desk: &mut Desk, id: SlotId) -> bool {
+        let slot = desk.slots.get(id);
         let len_bytes = slot.len_bytes;
-        if slot.command.opcode() != IoOpcode::Compare.code() {
-            return desk.has_buffers(id, len_bytes);
-        }
-        if slot.other.is_none() {
-            slot.other = desk.pool.borrow_mut().take(&mut desk.account, len_bytes);
-            desk.short |= slot.other.is_none();
-        }
-        slot.other.is_some()
+        slot.other.is_some() || desk.has_buffers(id, len_bytes)
     }
 
     #[inline]

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use spinel_core::{Armed, Core, Instant, OpenError};
-use spinel_nvme::command::{Command, Direction};
+use spinel_nvme::command::{Command, Direction, IoOpcode};
 use spinel_nvme::sgl::Place;
 use spinel_nvme::status::{StatusCode, StatusField};
 
@@ -30,6 +30,7 @@ use super::view::Scene;
 use crate::pool::{Account, Chain, Pool, SharedPool};
 pub(crate) use attached::Visitor;
 pub(crate) use desk::Desk;
+use desk::Reserved;
 use fabrics::Asking;
 pub(crate) use io::Io;
 pub(crate) use slots::{Answer, Phase, SlotId};
@@ -98,7 +99,7 @@ impl Queue {
         let pool = Pool::of(core, options.pool)?;
         let seat = Seat::take(core, voice.id());
         let slots = Slots::new(ENTRIES_OF_STRANGERS);
-        let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), usual_ns: 0, short: false };
+        let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), usual_ns: 0 };
         Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, proves: false, unproven: false })
     }
 
@@ -113,36 +114,36 @@ impl Queue {
         let len_bytes = match self.len_bytes(command, capsule_bytes, to_controller) {
             Ok(len_bytes) => len_bytes,
             Err(status) => {
-                let taken = self.desk.slots.take(command, self.desk.now);
-                match taken {
+                match self.desk.slots.take(command, self.desk.now) {
                     Ok(id) => self.desk.answer(id, status),
-                    Err(Overfull::Duplicate) => self.desk.slots.refuse(command.id(), StatusCode::ID_CONFLICT.permanent()),
-                    Err(Overfull::Full) => return Err(Broken::Overfull),
+                    Err(overfull) => return self.refuse(command, overfull, skip),
                 }
                 return Ok(skip);
             }
         };
-        let brings = to_controller && capsule_bytes > 0;
-        if brings && !self.desk.pool.borrow().would_give(&self.desk.account, len_bytes) {
-            return Ok(Taken::Later);
+        let mut reserved = None;
+        if to_controller && capsule_bytes > 0 {
+            reserved = self.desk.reserve(len_bytes, self.compares(command));
+            if reserved.is_none() {
+                return Ok(Taken::Later);
+            }
         }
         let id = match self.desk.slots.take(command, self.desk.now) {
             Ok(id) => id,
-            Err(Overfull::Duplicate) => {
-                self.desk.slots.refuse(command.id(), StatusCode::ID_CONFLICT.permanent());
-                return Ok(skip);
+            Err(overfull) => {
+                self.desk.release(reserved);
+                return self.refuse(command, overfull, skip);
             }
-            Err(Overfull::Full) => return Err(Broken::Overfull),
         };
         self.desk.slots.get_mut(id).len_bytes = len_bytes;
         if let Err(status) = self.check(id) {
+            self.desk.release(reserved);
             self.desk.answer(id, status);
             return Ok(skip);
         }
-        if brings {
-            let has = self.desk.has_buffers(id, len_bytes);
-            debug_assert!(has, "the pool would give them");
-            self.desk.slots.get_mut(id).phase = Phase::Arriving;
+        if let Some(Reserved { data, other }) = reserved {
+            let slot = self.desk.slots.get_mut(id);
+            (slot.data, slot.other, slot.phase) = (Some(data), other, Phase::Arriving);
             return Ok(Taken::Bring(id));
         }
         if to_controller && len_bytes > 0 {
@@ -151,6 +152,24 @@ impl Queue {
             self.run(id);
         }
         Ok(Taken::Whole)
+    }
+
+    /// Refuses a command that was not taken.
+    #[cold]
+    fn refuse(&mut self, command: &Command, overfull: Overfull, skip: Taken) -> Result<Taken, Broken> {
+        match overfull {
+            Overfull::Full => Err(Broken::Overfull),
+            Overfull::Duplicate => {
+                self.desk.slots.refuse(command.id(), StatusCode::ID_CONFLICT.permanent());
+                Ok(skip)
+            }
+        }
+    }
+
+    /// Whether a command's data are compared with others, which need as many buffers.
+    #[inline]
+    fn compares(&self, command: &Command) -> bool {
+        matches!(self.role, Role::Io(_)) && command.opcode() == IoOpcode::Compare.code()
     }
 
     /// How many bytes of data a command has.
@@ -202,11 +221,15 @@ impl Queue {
     /// Has a command's data asked for as soon as there are buffers for them.
     #[inline]
     fn fetch(&mut self, id: SlotId) {
-        let len_bytes = self.desk.slots.get(id).len_bytes;
-        if self.desk.has_buffers(id, len_bytes) {
-            self.desk.slots.fetches.push_back(id);
-        } else {
-            self.desk.park(id);
+        let slot = self.desk.slots.get(id);
+        let (len_bytes, twice) = (slot.len_bytes, self.compares(&slot.command));
+        match self.desk.reserve(len_bytes, twice) {
+            Some(Reserved { data, other }) => {
+                let slot = self.desk.slots.get_mut(id);
+                (slot.data, slot.other) = (Some(data), other);
+                self.desk.slots.fetches.push_back(id);
+            }
+            None => self.desk.park(id),
         }
     }
 
@@ -236,7 +259,7 @@ impl Queue {
             return;
         }
         let slot = self.desk.slots.get_mut(id);
-        debug_assert!(matches!(slot.phase, Phase::Arriving | Phase::Fetching), "its data were under way");
+        assert!(matches!(slot.phase, Phase::Arriving | Phase::Fetching), "its data were under way");
         slot.received += count;
         slot.spoiled |= !right;
         if slot.received < slot.len_bytes {
@@ -313,7 +336,6 @@ impl Queue {
     /// Lets those go on that wait, as far as they can.
     #[inline(never)]
     fn retry(&mut self) {
-        self.desk.short = false;
         for _ in 0..self.desk.slots.waiting.len() {
             let Some(id) = self.desk.slots.waiting.pop_front() else { break };
             let slot = self.desk.slots.get(id);
@@ -460,10 +482,6 @@ impl Queue {
     /// When it has to be looked at again.
     pub(crate) fn arm(&mut self) -> Armed {
         if self.seat.any() {
-            return Armed::Ready;
-        }
-        let short = self.desk.short && self.desk.pool.borrow().would_give(&self.desk.account, self.desk.options.transfer_bytes);
-        if short {
             return Armed::Ready;
         }
         match &mut self.role {

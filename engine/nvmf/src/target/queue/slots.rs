@@ -237,7 +237,7 @@ impl Slots {
     #[inline]
     pub(crate) fn finish(&mut self, id: SlotId, status: StatusField, result: u64) {
         let slot = &mut self.slots[id.index()];
-        debug_assert!(!matches!(slot.phase, Phase::Free | Phase::Answered), "a command is answered once");
+        assert!(!matches!(slot.phase, Phase::Free | Phase::Answered), "a command is answered once");
         slot.phase = Phase::Answered;
         let completion = Completion::new(slot.command.id(), status).with_result(result);
         self.finished.push_back(Finished { slot: Some(id), completion });
