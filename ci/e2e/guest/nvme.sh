@@ -102,9 +102,9 @@ compares() {
     device=$(namespace 1)
     dd if=/dev/urandom of=/tmp/block bs=4096 count=1 2>/dev/null
     dd if=/tmp/block of="$device" bs=4096 oflag=direct 2>/dev/null
-    claim "compare: the same" nvme compare "$device" -s 0 -c 7 -z 4096 -d /tmp/block
+    claim "compare: the same" nvme compare "$device" -s 0 -c 0 -z 4096 -d /tmp/block
     dd if=/dev/zero of=/tmp/other bs=4096 count=1 2>/dev/null
-    refute "compare: another" nvme compare "$device" -s 0 -c 7 -z 4096 -d /tmp/other
+    refute "compare: another" nvme compare "$device" -s 0 -c 0 -z 4096 -d /tmp/other
 }
 
 # reserves   one host's reservation is seen, kept and given up
