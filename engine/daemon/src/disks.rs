@@ -28,6 +28,7 @@ pub(crate) mod errno {
     pub(crate) const BUSY: i32 = -16;
     pub(crate) const NO_SPACE: i32 = -28;
     pub(crate) const NO_MEMORY: i32 = -12;
+    pub(crate) const IO: i32 = -5;
 }
 
 /// A block device with a name.
@@ -208,6 +209,24 @@ impl Disks {
         let bdev = self.bdevs.remove(place);
         tracing::info!("bdev '{}' was deleted", bdev.name);
         Ok(bdev)
+    }
+
+    /// A namespace has gone: what it was as a bdev fails from now on.
+    pub(crate) fn vanished(&mut self, name: &str) {
+        if let Some(Kind::Nvme { gone, .. }) = self.bdevs.iter_mut().find(|bdev| bdev.name == name).map(|bdev| &mut bdev.kind) {
+            *gone = true;
+        }
+    }
+
+    /// Takes out a bdev whose namespace has gone, unless somebody uses it. Whether there is none of this name any more.
+    pub(crate) fn remove_vanished(&mut self, name: &str) -> bool {
+        let Some(place) = self.bdevs.iter().position(|bdev| bdev.name == name) else { return true };
+        let removable = matches!(self.bdevs[place].kind, Kind::Nvme { gone: true, .. }) && self.check_unused(name).is_ok();
+        if removable {
+            self.bdevs.remove(place);
+            tracing::info!("bdev '{name}' has gone");
+        }
+        removable
     }
 
     /// Tells the guests of this bdev, and of those made of it, that its size has changed.

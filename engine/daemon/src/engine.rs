@@ -18,6 +18,7 @@ use crate::args::Args;
 use crate::cores::CoreList;
 use crate::disks::Disks;
 use crate::events::Event;
+use crate::initiator::Remote;
 use crate::keyring::Keyring;
 use crate::kinds::chain;
 use crate::log::Log;
@@ -61,6 +62,7 @@ pub(crate) struct Engine {
     disks: Arc<Locked<Disks>>,
     keyring: Keyring,
     nvmf: Nvmf,
+    remote: Remote,
     scheduler: Locked<Scheduler>,
 }
 
@@ -97,15 +99,22 @@ impl Engine {
                 }
             }
         }
-        let mailboxes = reactors.iter().map(|reactor| reactor.mailbox().clone()).collect();
-        let nvmf = match Nvmf::start(mailboxes) {
+        let mailboxes: Vec<_> = reactors.iter().map(|reactor| reactor.mailbox().clone()).collect();
+        let nvmf = match Nvmf::start(mailboxes.clone()) {
             Ok(nvmf) => nvmf,
             Err(error) => {
                 reactors.into_iter().for_each(Handle::quit);
                 return Err(StartError::Thread(error));
             }
         };
-        let disks = Disks::exported_by(nvmf.target().clone());
+        let disks = Arc::new(Locked::new(Disks::exported_by(nvmf.target().clone())));
+        let remote = match Remote::start(mailboxes, Arc::clone(&disks)) {
+            Ok(remote) => remote,
+            Err(error) => {
+                reactors.into_iter().for_each(Handle::quit);
+                return Err(StartError::Thread(error));
+            }
+        };
         Ok(Self {
             reactors,
             log,
@@ -115,9 +124,10 @@ impl Engine {
             handing_over: AtomicBool::new(false),
             front: OnceLock::new(),
             blackouts: Locked::default(),
-            disks: Arc::new(Locked::new(disks)),
+            disks,
             keyring: Keyring::default(),
             nvmf,
+            remote,
             scheduler: Locked::default(),
         })
     }
@@ -186,6 +196,11 @@ impl Engine {
         &self.nvmf
     }
 
+    /// Disks of other hosts.
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
     /// Whether queues are moved between cores.
     pub(crate) fn policy(&self) -> Policy {
         locked(&self.scheduler).policy
@@ -245,6 +260,7 @@ impl Engine {
             }
         }
         self.nvmf.stop();
+        self.remote.stop();
         self.reactors.into_iter().for_each(Handle::quit);
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Aio { disk: FileDisk, fallocate: bool },
     Delay { device: Arc<DelayDevice>, base: String },
     Error { device: Arc<ErrorDevice>, base: String },
+    /// A namespace of a controller elsewhere. If it has gone, its requests fail.
+    Nvme { device: Arc<dyn Device>, controller: String, nsid: u32, gone: bool },
 }
 
 impl Kind {
@@ -32,7 +34,13 @@ impl Kind {
             Self::Uring(disk) | Self::Aio { disk, .. } => Arc::clone(&disk.device) as _,
             Self::Delay { device, .. } => Arc::clone(device) as _,
             Self::Error { device, .. } => Arc::clone(device) as _,
+            Self::Nvme { device, .. } => Arc::clone(device),
         }
+    }
+
+    /// The controllers that lead to it, by their name, if it is a namespace.
+    pub(crate) fn controller(&self) -> Option<&str> {
+        if let Self::Nvme { controller, .. } = self { Some(controller) } else { None }
     }
 
     /// The bdev it is made of, if it is made of one.
@@ -67,6 +75,7 @@ impl Kind {
             Self::Aio { .. } => "AIO disk",
             Self::Delay { .. } => "delay",
             Self::Error { .. } => "Error Injection Disk",
+            Self::Nvme { .. } => "NVMe disk",
         }
     }
 
@@ -79,6 +88,7 @@ impl Kind {
             Self::Aio { .. } => "bdev_aio_delete",
             Self::Delay { .. } => "bdev_delay_delete",
             Self::Error { .. } => "bdev_error_delete",
+            Self::Nvme { .. } => "bdev_nvme_detach_controller",
         }
     }
 
@@ -103,11 +113,14 @@ impl Kind {
                 }})
             }
             Self::Error { base, .. } => json!({"error_disk": {"base_bdev": base}}),
+            Self::Nvme { controller, nsid, gone, .. } => {
+                json!({"nvme": [{"controller": controller, "ns_data": {"id": nsid}, "gone": gone}]})
+            }
         }
     }
 
-    /// The call that makes a bdev of this name as it is now: its method and parameters.
-    pub(crate) fn creation(&self, name: &str, uuid: Uuid) -> (&'static str, Value) {
+    /// The call that makes a bdev of this name as it is now: its method and parameters. None if it comes by itself.
+    pub(crate) fn creation(&self, name: &str, uuid: Uuid) -> Option<(&'static str, Value)> {
         let shape = || {
             let geometry = self.device().geometry();
             let (block_size, physical) = (geometry.block_bytes, geometry.physical_block_bytes);
@@ -115,7 +128,7 @@ impl Kind {
                 "name": name, "num_blocks": geometry.block_count, "block_size": block_size, "physical_block_size": physical, "uuid": uuid,
             })
         };
-        match self {
+        Some(match self {
             Self::Null(_) => ("bdev_null_create", shape()),
             Self::Malloc(_) => ("bdev_malloc_create", shape()),
             Self::Uring(disk) => (
@@ -135,7 +148,8 @@ impl Kind {
                 ("bdev_delay_create", params)
             }
             Self::Error { base, .. } => ("bdev_error_create", json!({"base_name": base, "uuid": uuid})),
-        }
+            Self::Nvme { .. } => return None,
+        })
     }
 }
 

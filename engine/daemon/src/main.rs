@@ -12,6 +12,7 @@ mod disks;
 mod engine;
 mod events;
 mod files;
+mod initiator;
 mod keyring;
 mod kinds;
 mod limits;

@@ -12,6 +12,7 @@ mod keyring;
 mod logging;
 mod malloc;
 mod null;
+mod nvme;
 mod nvmf;
 mod options;
 mod process;
@@ -44,7 +45,8 @@ pub(crate) static METHODS: LazyLock<Methods<Engine>> = LazyLock::new(|| {
     let table = of_kinds(table);
     let table = about_benches(table);
     let table = about_vhost(table);
-    about_nvmf(table)
+    let table = about_nvmf(table);
+    about_nvme(table)
 });
 
 fn about_the_process(table: Methods<Engine>) -> Methods<Engine> {
@@ -167,6 +169,26 @@ fn about_nvmf(table: Methods<Engine>) -> Methods<Engine> {
         .with("nvmf_discovery_get_referrals", Runtime, nvmf::referrals)
 }
 
+fn about_nvme(table: Methods<Engine>) -> Methods<Engine> {
+    use When::{Always, Runtime};
+    table
+        .with("bdev_nvme_set_options", Always, nvme::set_options)
+        .with("bdev_nvme_attach_controller", Runtime, nvme::attach)
+        .with("bdev_nvme_detach_controller", Runtime, nvme::detach)
+        .with("bdev_nvme_get_controllers", Runtime, nvme::controllers)
+        .with("bdev_nvme_reset_controller", Runtime, nvme::reset)
+        .with("bdev_nvme_get_io_paths", Runtime, nvme::paths)
+        .with("bdev_nvme_set_multipath_policy", Runtime, nvme::set_policy)
+        .with("bdev_nvme_set_preferred_path", Runtime, nvme::prefer_path)
+}
+
+/// The calls that attach disks of other hosts again, and name the secrets that this takes.
+pub(crate) fn remote_calls(engine: &Engine) -> Vec<(&'static str, Value)> {
+    let mut calls = keyring::creation(engine);
+    calls.extend(engine.remote().creation());
+    calls
+}
+
 /// For how long a call that was refused waits for what would let it succeed.
 pub(crate) fn patience(engine: &Engine, method: &str, params: Option<&Value>) -> Duration {
     match method {
@@ -181,6 +203,8 @@ const HARMLESS: &[&str] = &[
     "bdev_get_bdevs",
     "bdev_get_histogram",
     "bdev_get_iostat",
+    "bdev_nvme_get_controllers",
+    "bdev_nvme_get_io_paths",
     "bdev_wait_for_examine",
     "framework_get_config",
     "framework_get_reactors",

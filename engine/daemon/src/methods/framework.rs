@@ -1,7 +1,5 @@
 //! The methods about initialisation and about saving the configuration. Knows no parameters of other methods.
 
-use std::iter;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 use spinel_control::methods::Phase;
@@ -14,7 +12,7 @@ use crate::scheduler::Policy;
 
 /// The subsystems in the order in which their configuration is loaded, and what each needs before.
 const SUBSYSTEMS: &[(&str, &[&str])] =
-    &[("bdev", &[]), ("vhost_blk", &["bdev"]), ("keyring", &[]), ("nvmf", &["bdev", "keyring"]), ("scheduler", &[])];
+    &[("keyring", &[]), ("bdev", &["keyring"]), ("vhost_blk", &["bdev"]), ("nvmf", &["bdev", "keyring"]), ("scheduler", &[])];
 
 /// `framework_start_init`.
 pub(super) fn start_init(engine: &Engine, params: Option<&Value>) -> Answer {
@@ -58,6 +56,11 @@ pub(super) fn config(engine: &Engine, params: Option<&Value>) -> Answer {
     let calls = match name.as_str() {
         "nvmf" => super::nvmf::creation(engine),
         "keyring" => super::keyring::creation(engine),
+        // Disks of other hosts first: what is made of them comes after.
+        "bdev" => {
+            let remote = engine.remote().creation();
+            remote.into_iter().chain(calls(engine.policy(), &engine.disks(), "bdev").into_iter().flatten()).collect()
+        }
         _ => calls(engine.policy(), &engine.disks(), &name).ok_or_else(refused)?,
     };
     Ok(calls.into_iter().map(|(method, params)| json!({"method": method, "params": params})).collect())
@@ -72,7 +75,7 @@ pub(crate) fn all_calls(policy: Policy, disks: &Disks) -> Vec<(&'static str, Val
 fn calls(policy: Policy, disks: &Disks, name: &str) -> Option<Vec<(&'static str, Value)>> {
     Some(match name {
         "bdev" => {
-            disks.bdevs().iter().flat_map(|bdev| iter::once(bdev.kind.creation(&bdev.name, bdev.uuid)).chain(qos::creation(bdev))).collect()
+            disks.bdevs().iter().flat_map(|bdev| bdev.kind.creation(&bdev.name, bdev.uuid).into_iter().chain(qos::creation(bdev))).collect()
         }
         "scheduler" => scheduler::creation(policy).into_iter().collect(),
         "vhost_blk" => disks.controllers().iter().flat_map(|served| served.creation()).collect(),

@@ -125,7 +125,8 @@ impl Held<'_> {
         for served in disks.controllers() {
             controllers.push((served.name.clone(), served.controller().hold()?));
         }
-        let calls = all_calls(self.engine.policy(), &disks).into_iter().map(|(method, params)| (method.to_owned(), params)).collect();
+        let remote = crate::methods::remote_calls(self.engine).into_iter();
+        let calls = remote.chain(all_calls(self.engine.policy(), &disks)).map(|(method, params)| (method.to_owned(), params)).collect();
         Ok(Offer { calls, rpc: Fd::of(&self.front.listener)?, files, memories, controllers, blackouts: self.engine.blackouts().clone() })
     }
 

@@ -16,4 +16,5 @@ pub use device::RemoteDevice;
 pub use host::Network;
 pub use options::{AttachSpec, Me, OnTimeout, Patience, Secrets, Settings};
 pub use queue::{Awaited, Loss};
+pub use spinel_nvme::log::AnaState;
 pub use view::Policy;
