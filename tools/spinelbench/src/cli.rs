@@ -15,6 +15,10 @@ Targets:
   file+tokio:PATH       the same through tokio-uring, for comparison
   vhost:SOCKET          a vhost-user-blk server's socket, as a guest would use it
   rpc:SOCKET/BDEV       a disk inside a running spineld, without any transport
+  nvme-tcp://HOST:PORT/SUBSYSTEM?nsid=1
+                        a namespace on the network, by an initiator of this program; behind it
+                        &way=HOST:PORT for another way, &rr=1 to take turns, &hdgst=1, &ddgst=1,
+                        &fail=SECONDS, &keepalive=SECONDS, &host=NAME
 
 Sizes take K, M, G, T and P (powers of 1024), times us, ms and s.
 

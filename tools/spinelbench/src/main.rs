@@ -5,6 +5,7 @@ mod cli;
 mod compare;
 mod create;
 mod crew;
+mod fabric;
 mod failure;
 mod guard;
 mod knee;

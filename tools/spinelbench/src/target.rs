@@ -11,6 +11,7 @@ use spinel_vhost_driver::VhostDisk;
 
 use crate::cli::{Wait, Way};
 use crate::crew::{Assignment, Crew, OwnCrew, TokioCrew, seats};
+use crate::fabric::Fabric;
 use crate::failure::{Failure, with_causes};
 use crate::guard;
 use crate::machine;
@@ -30,7 +31,7 @@ pub(crate) struct Target {
 
 enum Kind {
     /// Driven by reactors of this process.
-    Own { device: Arc<dyn Device>, shared: Option<Arc<Region>>, server: Option<i32> },
+    Own { device: Arc<dyn Device>, shared: Option<Arc<Region>>, server: Option<i32>, _fabric: Option<Fabric> },
     /// By tokio-uring.
     Tokio { path: PathBuf },
     /// By the daemon itself.
@@ -76,7 +77,7 @@ impl Target {
             Url::File(path) => {
                 let device = open_file(path, purpose.writes)?;
                 let geometry = device.geometry();
-                (Kind::Own { device: Arc::new(device), shared: None, server: None }, geometry)
+                (Kind::Own { device: Arc::new(device), shared: None, server: None, _fabric: None }, geometry)
             }
             Url::FileTokio(path) => (Kind::Tokio { path: path.clone() }, open_file(path, purpose.writes)?.geometry()),
             Url::Vhost(socket) => {
@@ -92,7 +93,13 @@ impl Target {
                 };
                 let disk = VhostDisk::connect(socket, &options).map_err(|error| Failure::Unreachable(error.to_string()))?;
                 let (geometry, shared) = (disk.geometry(), Some(Arc::clone(disk.region())));
-                (Kind::Own { device: Arc::new(disk), shared, server: machine::listener_of(socket) }, geometry)
+                (Kind::Own { device: Arc::new(disk), shared, server: machine::listener_of(socket), _fabric: None }, geometry)
+            }
+            Url::Far(far) => {
+                let fabric = Fabric::attach(far)?;
+                let device = fabric.device();
+                let geometry = device.geometry();
+                (Kind::Own { device, shared: None, server: None, _fabric: Some(fabric) }, geometry)
             }
             Url::Rpc { socket, bdev } => {
                 let remote = Remote::connect(socket, bdev, purpose.writes)?;
@@ -156,7 +163,7 @@ impl Target {
         match self.kind {
             Kind::Own { .. } => Ok(()),
             Kind::Tokio { .. } | Kind::Remote(_) => {
-                Err(Failure::usage(format!("{} cannot be verified, its data does not come here; use file: or vhost:", self.url)))
+                Err(Failure::usage(format!("{} cannot be verified, its data does not come here; use file:, vhost: or nvme-tcp:", self.url)))
             }
         }
     }
@@ -167,7 +174,10 @@ impl Target {
     /// When its data does not come here, or it gives no channel.
     pub(crate) fn reader(&self) -> Result<Reader, Failure> {
         let Kind::Own { device, shared, .. } = &self.kind else {
-            return Err(Failure::usage(format!("{} cannot be read back, its data does not come here; use file: or vhost:", self.url)));
+            return Err(Failure::usage(format!(
+                "{} cannot be read back, its data does not come here; use file:, vhost: or nvme-tcp:",
+                self.url
+            )));
         };
         let private = || Region::anonymous(u64::from(CHUNK_BYTES)).map_err(|error| Failure::Unreachable(with_causes(&error)));
         let memory = shared.clone().map_or_else(private, Ok)?;
