@@ -18,11 +18,25 @@ pub(crate) enum Kind {
     Null(Arc<NullDevice>),
     Malloc(Arc<MemoryDevice>),
     Uring(FileDisk),
-    Aio { disk: FileDisk, fallocate: bool },
-    Delay { device: Arc<DelayDevice>, base: String },
-    Error { device: Arc<ErrorDevice>, base: String },
+    Aio {
+        disk: FileDisk,
+        fallocate: bool,
+    },
+    Delay {
+        device: Arc<DelayDevice>,
+        base: String,
+    },
+    Error {
+        device: Arc<ErrorDevice>,
+        base: String,
+    },
     /// A namespace of a controller elsewhere. If it has gone, its requests fail.
-    Nvme { device: Arc<dyn Device>, controller: String, nsid: u32, gone: bool },
+    Nvme {
+        device: Arc<dyn Device>,
+        controller: String,
+        nsid: u32,
+        gone: bool,
+    },
 }
 
 impl Kind {

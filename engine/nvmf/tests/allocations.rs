@@ -136,7 +136,7 @@ fn commands_allocate_nothing() {
     let (end, answered_bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let stream = Script { bytes, at: 0, end: Arc::clone(&end), sent: 0, answered_bytes: Arc::clone(&answered_bytes), closed: false };
     assert!(world.target.admit(world.mailbox(), world.ports[0], "script".into(), address(0), move |_| Ok(stream)));
-    let mut go = |world: &mut World, upto: &[usize]| {
+    let go = |world: &mut World, upto: &[usize]| {
         for place in upto {
             end.store(*place, Ordering::Relaxed);
             world.turns(3);

@@ -242,7 +242,7 @@ impl<S: Stream> Lane<S> {
     }
 
     fn connect(&mut self, now: Instant) {
-        let segment = self.state.place(&self.plan.data.as_bytes()[..]);
+        let segment = self.state.place(self.plan.data.as_bytes());
         let command = self.plan.connect.command();
         self.queue.submit(Owner::Connect, &command, Payload::ToController(&[segment]), now);
         self.queue.flush();

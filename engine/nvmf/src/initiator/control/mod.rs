@@ -62,6 +62,9 @@ pub enum Event {
 #[allow(clippy::disallowed_types, reason = "control threads only; no reactor ever takes it")]
 type Locked<T> = std::sync::Mutex<T>;
 
+/// Fills a slice with random bytes.
+type Random = Box<dyn FnMut(&mut [u8]) + Send>;
+
 /// Everything that is known.
 struct State<N> {
     network: Arc<N>,
@@ -76,7 +79,7 @@ struct State<N> {
     /// Where channels of devices are open.
     wanted: BTreeMap<DeviceId, BTreeSet<HostId>>,
     ghosts: Vec<Ghost>,
-    random: Box<dyn FnMut(&mut [u8]) + Send>,
+    random: Random,
     events: Vec<Event>,
     /// Who is to be told what of controllers they wait for; and who, that one has gone.
     answers: attach::Answers,

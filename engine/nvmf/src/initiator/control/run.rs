@@ -374,10 +374,8 @@ impl<N: Network> State<N> {
         let Some((id, path)) = self.path_of(lane) else { return };
         let Some(wire) = path.wires.get(&lane).copied() else { return };
         match (path.stage, wire.what) {
-            (Stage::Live, Use::Io { serves: true, .. }) => {
-                if self.hosts.contains_key(&wire.host) {
-                    self.stop(id, "a connection for I/O was lost");
-                }
+            (Stage::Live, Use::Io { serves: true, .. }) if self.hosts.contains_key(&wire.host) => {
+                self.stop(id, "a connection for I/O was lost");
             }
             (Stage::Starting | Stage::Live | Stage::Stopping(_), Use::Admin) => self.close(id),
             _ => {}
