@@ -198,3 +198,22 @@ fn nothing_can_survive_where_there_is_no_file() {
     let keep = SetFeature::new(Feature::ReservationPersistence.code(), NSID, 1).command(Sgl::transport(0));
     assert_eq!(one.admin.ask(&mut world, keep, &[], &[]).status.code(), StatusCode::FEATURE_NOT_CHANGEABLE);
 }
+
+#[test]
+fn what_was_begun_before_a_preemption_has_ended_when_it_is_answered() {
+    let mut world = World::new(Options::default());
+    world.slow_down(2_000);
+    let (mut one, mut other) = parties(&mut world);
+    one.acquire(&mut world, AcquireAction::Acquire, ReservationType::WriteExclusive, 0);
+    assert_eq!(one.writes(&mut world), OK);
+    let late: Vec<u16> = (0..4).map(|block| one.io.write(block, &[7; 512], true)).collect();
+    world.turns(20);
+    one.io.take();
+    assert!(late.iter().all(|id| one.io.answer(*id).is_none()), "they take a while");
+    assert!(other.acquire(&mut world, AcquireAction::Preempt, ReservationType::WriteExclusive, 0x11).status.is_success());
+    one.io.take();
+    for id in late {
+        assert!(one.io.answer(id).is_some_and(|answer| answer.status.is_success()), "it had ended by then");
+    }
+    assert_eq!(one.writes(&mut world), CONFLICT);
+}

@@ -357,3 +357,32 @@ fn commands_that_need_more_buffers_than_there_are_take_turns() {
     let ids: Vec<u16> = (0..30).map(|block| io.write(2000 + block, &data[..512], true)).collect();
     ids.into_iter().for_each(|id| assert!(io.wait(&mut world, id).status.is_success()));
 }
+
+#[test]
+fn a_write_of_another_host_comes_before_or_after_a_compare_and_write_and_never_between() {
+    let mut before = 0;
+    for turns in 0..60 {
+        let mut world = World::new(Options::default());
+        world.slow_down(100);
+        let (_one_admin, mut one) = world.pair(Talk::PLAIN);
+        let (_other_admin, cntlid) = world.admin(&OTHER, 1, Talk::PLAIN);
+        let mut other = world.queue(&OTHER, 1, cntlid, 1, Talk::PLAIN);
+        // Both have their channels.
+        let ids = [one.read(0, 1), other.read(0, 1)];
+        one.wait(&mut world, ids[0]);
+        other.wait(&mut world, ids[1]);
+        let at = Blocks::new(7, 1);
+        let compare = at.command(IoOpcode::Compare, 1, Sgl::capsule(0, 512)).with_fused(Fused::First);
+        let write = at.command(IoOpcode::Write, 1, Sgl::capsule(0, 512)).with_fused(Fused::Second);
+        let pair = [one.send(compare, &[0; 512], &[]), one.send(write, &[1; 512], &[])];
+        world.turns(turns);
+        let plain = other.write(7, &[5; 512], true);
+        let won = one.wait(&mut world, pair[0]).status.is_success();
+        one.wait(&mut world, pair[1]);
+        assert!(other.wait(&mut world, plain).status.is_success());
+        let id = one.read(7, 1);
+        assert_eq!(one.wait(&mut world, id).data, [5; 512], "after {turns} turns: it was not lost, whoever was first");
+        before += usize::from(!won);
+    }
+    assert!((1..60).contains(&before), "both orders were seen: {before}");
+}

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spinel_core::{Core, CoreId, Instant, Mailbox, Meters, mailbox};
+use spinel_core::{Core, CoreId, Device, Instant, Mailbox, Meters, mailbox};
 use spinel_nvmf::nqn::Nqn;
 use spinel_nvmf::target::{
     Address, AnaState, Family, Identity, ListenerSpec, NamespaceIds, NamespaceSpec, Options, Pending, PortId, SubsystemSpec, Target,
 };
 use spinel_reactor::{Reactor, Rest};
 use spinel_sim::SimSleeper;
-use spinel_volume::{MemoryDevice, Shape};
+use spinel_volume::{DelayDevice, Latencies, MemoryDevice, Shape};
 
 use super::host::{HOST, Host, Talk, Who, controller};
 use super::wire::HostEnd;
@@ -80,6 +80,20 @@ impl World {
         let (nsid, pending) = self.target.add_namespace(SUBSYSTEM, spec).unwrap();
         self.made(&pending);
         nsid
+    }
+
+    /// Puts another disk in the place of namespace 1, whose requests take so long.
+    pub(crate) fn slow_down(&mut self, latency_us: u64) {
+        let pending = self.target.remove_namespace(SUBSYSTEM, 1).unwrap();
+        self.made(&pending);
+        let base: Arc<dyn Device> = Arc::new(MemoryDevice::new(Shape::new(512, BLOCKS)).unwrap());
+        let latencies =
+            Latencies { average_read_us: latency_us, p99_read_us: latency_us, average_write_us: latency_us, p99_write_us: latency_us };
+        let device = Arc::new(DelayDevice::new(base, latencies).unwrap());
+        let spec = NamespaceSpec { device, ..self.spec("slow") };
+        let (nsid, pending) = self.target.add_namespace(SUBSYSTEM, spec).unwrap();
+        assert_eq!(nsid, 1);
+        self.made(&pending);
     }
 
     pub(crate) fn spec(&self, name: &str) -> NamespaceSpec {
