@@ -11,7 +11,10 @@ mod overlap;
 mod queue;
 mod view;
 
-pub use control::{AttachError, Attached, Attaching, Detaching, Event, Initiator, PathInfo, PathState, Reach, ScriptError, WayInfo};
+pub use control::{
+    AttachError, Attached, Attaching, Detaching, DiscoverSpec, DiscoveryInfo, Event, Initiator, PathInfo, PathState, Reach, ScriptError,
+    WayInfo,
+};
 pub use device::RemoteDevice;
 pub use host::Network;
 pub use options::{AttachSpec, Me, OnTimeout, Patience, Secrets, Settings};

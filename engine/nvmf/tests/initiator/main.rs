@@ -3,7 +3,10 @@
 mod load;
 mod world;
 
+mod allocations;
 mod basics;
 mod changes;
+mod discovery;
 mod hostile;
 mod losses;
+mod proofs;

@@ -17,7 +17,7 @@ use super::{Initiator, State};
 use crate::auth::{HostAuth, Parties, Step};
 
 /// Most controllers.
-const PATHS_MAX: usize = 256;
+pub(super) const PATHS_MAX: usize = 256;
 
 /// A controller that is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,6 +81,10 @@ pub enum AttachError {
 pub struct Attaching(Receiver<Result<Attached, AttachError>>);
 
 impl Attaching {
+    pub(super) fn of(decided: Receiver<Result<Attached, AttachError>>) -> Self {
+        Self(decided)
+    }
+
     /// Waits for it; `None` if that takes longer.
     #[must_use]
     pub fn wait(&self, patience: Duration) -> Option<Result<Attached, AttachError>> {
@@ -100,6 +104,10 @@ impl Attaching {
 pub struct Detaching(Vec<Receiver<()>>);
 
 impl Detaching {
+    pub(super) fn of(gone: Vec<Receiver<()>>) -> Self {
+        Self(gone)
+    }
+
     /// Waits until they have gone; false if that takes longer.
     #[must_use]
     pub fn wait(&self, patience: Duration) -> bool {
@@ -255,6 +263,7 @@ impl<N: Network> State<N> {
         if !self.paths.values().any(|other| other.spec.name == name) {
             self.groups.remove(&name);
         }
+        self.tell_discovered();
     }
 
     /// Whoever waits for a controller is told that it is there.
@@ -264,6 +273,7 @@ impl<N: Network> State<N> {
         if let Some(awaited) = path.awaited.take() {
             self.answers.push((awaited, Ok(Attached { namespaces })));
         }
+        self.tell_discovered();
     }
 
     /// What is to be told to whoever waits.

@@ -84,7 +84,7 @@ impl<N: Network> Initiator<N> {
     /// Every controller, in the order they were attached.
     #[must_use]
     pub fn controllers(&self) -> Vec<PathInfo> {
-        self.state().paths.values().map(describe).collect()
+        self.state().paths.values().filter(|path| !path.spec.subsystem.is_discovery()).map(describe).collect()
     }
 
     /// How every namespace is reached.

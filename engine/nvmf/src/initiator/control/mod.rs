@@ -5,6 +5,7 @@
 
 mod attach;
 mod devices;
+mod discovery;
 mod facts;
 mod ghost;
 mod info;
@@ -25,6 +26,8 @@ use super::view::{DeviceId, PathId};
 use crate::auth::HostAuth;
 pub use attach::{AttachError, Attached, Attaching, Detaching};
 use devices::Group;
+use discovery::Discovery;
+pub use discovery::{DiscoverSpec, DiscoveryInfo};
 use ghost::Ghost;
 pub use info::{PathInfo, PathState, Reach, WayInfo};
 use path::Path;
@@ -75,6 +78,7 @@ struct State<N> {
     homes: BTreeSet<HostId>,
     groups: BTreeMap<String, Group<N>>,
     paths: BTreeMap<PathId, Path>,
+    discoveries: BTreeMap<String, Discovery>,
     lanes: BTreeMap<LaneId, PathId>,
     /// Where channels of devices are open.
     wanted: BTreeMap<DeviceId, BTreeSet<HostId>>,
@@ -122,6 +126,7 @@ impl<N: Network> Initiator<N> {
             homes: BTreeSet::new(),
             groups: BTreeMap::new(),
             paths: BTreeMap::new(),
+            discoveries: BTreeMap::new(),
             lanes: BTreeMap::new(),
             wanted: BTreeMap::new(),
             ghosts: Vec::new(),

@@ -304,6 +304,9 @@ impl<N: Network> State<N> {
         self.update(&name);
         self.reach(id);
         self.publish(&name, true);
+        if self.path(id).spec.subsystem.is_discovery() {
+            self.follow(id);
+        }
         self.answer_awaited(id);
         let later = self.now.after_ns(LOOK_NS);
         let path = self.path(id);
@@ -331,6 +334,7 @@ impl<N: Network> State<N> {
         match event {
             AsyncEvent::NAMESPACES_CHANGED => path.script.rescan(),
             AsyncEvent::ANA_CHANGED => path.script.look_at_ana(),
+            AsyncEvent::DISCOVERY_CHANGED => path.script.discover(),
             other => path.script.take_back(other.page),
         }
         path.again = None;

@@ -8,13 +8,15 @@ use spinel_nvme::command::Command;
 use spinel_nvme::fabrics::{Property, PropertySize};
 use spinel_nvme::features::{Feature, QueueCounts, async_events};
 use spinel_nvme::identify::{Controller as ControllerPage, ControllerKind, Descriptors, Namespace, NamespaceList};
-use spinel_nvme::log::{AnaLog, AnaState, GROUPS_ONLY, LogPage};
+use spinel_nvme::log::{AnaLog, AnaState, DiscoveryEntry, DiscoveryHead, GROUPS_ONLY, LogPage};
 use spinel_nvme::registers::{Capabilities, Configuration, ControllerStatus, offset};
 use spinel_nvme::sgl::Sgl;
 use spinel_nvme::status::StatusField;
+use zerocopy::FromBytes as _;
 
 use super::super::note::Reply;
 use super::super::queue::End;
+use super::discovery::{Found, found};
 use super::facts::{ControllerFacts, NamespaceFacts};
 
 /// Bytes of a page of Identify.
@@ -24,6 +26,9 @@ const LOG_BYTES: u32 = 8 << 10;
 const LOG_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a log that is only read so that its event is told again.
 const TAKEN_BACK_BYTES: u32 = 512;
+/// Bytes that the discovery log begins with, and most of its entries that are looked at.
+const DISCOVERY_HEAD_BYTES: u32 = 1024;
+const ENTRIES_MAX: usize = 1000;
 /// Most namespaces of one controller that are looked at.
 const NAMESPACES_MAX: usize = 4096;
 
@@ -42,6 +47,10 @@ pub(super) enum Task {
     List(Vec<u32>),
     Namespace(u32),
     Descriptors(u32, Box<Namespace>),
+    /// The discovery log, so much of which was read.
+    Discovery(Vec<u8>),
+    /// Whether the discovery log is still of this generation.
+    Generation(u64, Vec<Found>),
     /// Read a log, so that its event is told again.
     TakeBack(u8),
     /// All is known: it may be used.
@@ -105,6 +114,8 @@ pub(super) struct Script {
     io_queues_wanted: u16,
     pub(super) ana: BTreeMap<u32, AnaState>,
     pub(super) namespaces: BTreeMap<u32, NamespaceFacts>,
+    /// Subsystems that a discovery controller names.
+    pub(super) found: Vec<Found>,
     is_discovery: bool,
 }
 
@@ -125,6 +136,7 @@ impl Task {
             Self::List(_) => "Identify (active namespaces)",
             Self::Namespace(_) => "Identify Namespace",
             Self::Descriptors(..) => "Identify (namespace descriptors)",
+            Self::Discovery(_) | Self::Generation(..) => "Get Log Page (Discovery)",
             Self::TakeBack(_) => "Get Log Page",
             Self::Settle => "settling",
             Self::Disable => "disabling the controller",
@@ -156,6 +168,11 @@ impl Script {
             self.add(Task::Ana(Vec::new()));
         }
         self.add(Task::Settle);
+    }
+
+    /// There are other subsystems than before.
+    pub(super) fn discover(&mut self) {
+        self.add(Task::Discovery(Vec::new()));
     }
 
     /// Something was told whose log has to be read before it is told again.
@@ -213,6 +230,14 @@ impl Script {
             Task::List(found) => (Identify::new(Cns::ActiveNamespaces, found.last().copied().unwrap_or(0)).command(none), PAGE_BYTES),
             Task::Namespace(nsid) => (Identify::new(Cns::Namespace, *nsid).command(none), PAGE_BYTES),
             Task::Descriptors(nsid, _) => (Identify::new(Cns::NamespaceDescriptors, *nsid).command(none), PAGE_BYTES),
+            Task::Discovery(read) => {
+                let at = u64::try_from(read.len()).expect("bounded");
+                (GetLogPage::new(LogPage::Discovery.code(), 0, at, LOG_BYTES.into()).command(none), LOG_BYTES)
+            }
+            Task::Generation(..) => {
+                let head = DISCOVERY_HEAD_BYTES;
+                (GetLogPage::new(LogPage::Discovery.code(), 0, 0, head.into()).command(none), head)
+            }
             Task::TakeBack(page) => {
                 let log = GetLogPage::new(*page, spinel_nvme::command::NSID_ALL, 0, TAKEN_BACK_BYTES.into());
                 (log.command(none), TAKEN_BACK_BYTES)
@@ -263,6 +288,13 @@ impl Script {
                 self.tasks.push_front(Task::Descriptors(nsid, Box::new(*page)));
             }
             Task::Descriptors(nsid, page) => self.described(nsid, &page, Some(page_of(what, data)?)),
+            Task::Discovery(read) => self.discovery_read(read, data)?,
+            Task::Generation(generation, found) => {
+                let head: &DiscoveryHead = page_of(what, data)?;
+                // What was read in parts fits together only if nothing has changed meanwhile.
+                self.tasks.push_front(if head.generation.get() == generation { Task::Settle } else { Task::Discovery(Vec::new()) });
+                self.found = found;
+            }
         }
         Ok(Outcome::On)
     }
@@ -301,7 +333,7 @@ impl Script {
             if facts.kind == Some(ControllerKind::Io) {
                 return nonsense("it is no discovery controller".into());
             }
-            self.tasks.extend([Task::Events, Task::Settle]);
+            self.tasks.extend([Task::Events, Task::Discovery(Vec::new())]);
         } else {
             if matches!(facts.kind, Some(ControllerKind::Discovery | ControllerKind::Administrative)) {
                 return nonsense("it does no I/O".into());
@@ -336,6 +368,27 @@ impl Script {
                 Ok(())
             }
         }
+    }
+
+    fn discovery_read(&mut self, mut read: Vec<u8>, data: &[u8]) -> Result<(), ScriptError> {
+        read.extend_from_slice(data);
+        let what = Task::Discovery(Vec::new()).what();
+        let nonsense = |why: String| ScriptError::Nonsense { what, why };
+        let (head, entries) = DiscoveryHead::ref_from_prefix(&read).map_err(|_| nonsense("it is too short".into()))?;
+        if head.format.get() != 0 {
+            return Err(nonsense(format!("its entries are of format {}", head.format)));
+        }
+        let count = usize::try_from(head.entries.get()).ok().filter(|count| *count <= ENTRIES_MAX);
+        let count = count.ok_or_else(|| nonsense(format!("{} entries", head.entries)))?;
+        match <[DiscoveryEntry]>::ref_from_prefix_with_elems(entries, count) {
+            Ok((entries, _)) => {
+                let found = entries.iter().filter_map(found).collect();
+                self.tasks.push_front(Task::Generation(head.generation.get(), found));
+            }
+            Err(_) if data.is_empty() => return Err(nonsense("it ends before its entries do".into())),
+            Err(_) => self.tasks.push_front(Task::Discovery(read)),
+        }
+        Ok(())
     }
 
     fn listed(&mut self, mut found: Vec<u32>, page: &NamespaceList) -> Result<(), ScriptError> {

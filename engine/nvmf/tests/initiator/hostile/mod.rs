@@ -2,7 +2,7 @@
 //! everything works.
 
 mod cases;
-mod scripted;
+pub(crate) mod scripted;
 
 use std::time::Duration;
 

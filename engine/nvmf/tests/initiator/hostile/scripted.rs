@@ -227,8 +227,12 @@ impl Scripted {
             return;
         }
         let mut say = Say { builder: self.builder, id, out: Vec::new(), closes: false, len_bytes };
-        self.answer(&command, &mut say, data_bytes);
         let _ = data;
+        if self.queue > 0 && !command.is_fabrics() {
+            io(&command, &mut say, data_bytes);
+        } else {
+            answer(&command, &mut say, &mut self.ready);
+        }
         self.out.extend(say.out);
     }
 
@@ -237,63 +241,61 @@ impl Scripted {
         say.done();
         self.out.extend(say.out);
     }
+}
 
-    fn answer(&mut self, command: &Command, say: &mut Say, in_capsule: u32) {
-        if command.is_fabrics() {
-            return self.fabrics(command, say);
+/// The answer to a command of an admin queue.
+fn answer(command: &Command, say: &mut Say, ready: &mut bool) {
+    if command.is_fabrics() {
+        return fabrics(command, say, ready);
+    }
+    match AdminOpcode::of(command.opcode()) {
+        Some(AdminOpcode::Identify) => {
+            let page = page(&Identify::of(command));
+            say.data(0, &page, true, true);
         }
-        if self.queue > 0 {
-            return io(command, say, in_capsule);
+        Some(AdminOpcode::SetFeatures) => {
+            say.end(StatusField::SUCCESS, QueueCounts { submission: 4, completion: 4 }.value().into());
         }
-        match AdminOpcode::of(command.opcode()) {
-            Some(AdminOpcode::Identify) => {
-                let page = page(&Identify::of(command));
-                say.data(0, &page, true, true);
-            }
-            Some(AdminOpcode::SetFeatures) => {
-                say.end(StatusField::SUCCESS, QueueCounts { submission: 4, completion: 4 }.value().into());
-            }
-            Some(AdminOpcode::GetLogPage) => {
-                let len = usize::try_from(GetLogPage::of(command).len_bytes()).unwrap();
-                let mut log = vec![0; len];
-                log[..16].copy_from_slice(AnaHead::new(1, 1).as_bytes());
-                log[16..48].copy_from_slice(AnaGroup::new(1, AnaState::Optimized, 1, 0).as_bytes());
-                say.data(0, &log, true, false).done();
-            }
-            Some(AdminOpcode::AsyncEventRequest) => {}
-            Some(AdminOpcode::KeepAlive) => {
-                say.done();
-            }
-            _ => {
-                say.end(StatusCode::INVALID_OPCODE.permanent(), 0);
-            }
+        Some(AdminOpcode::GetLogPage) => {
+            let len = usize::try_from(GetLogPage::of(command).len_bytes()).unwrap();
+            let mut log = vec![0; len];
+            log[..16].copy_from_slice(AnaHead::new(1, 1).as_bytes());
+            log[16..48].copy_from_slice(AnaGroup::new(1, AnaState::Optimized, 1, 0).as_bytes());
+            say.data(0, &log, true, false).done();
+        }
+        Some(AdminOpcode::AsyncEventRequest) => {}
+        Some(AdminOpcode::KeepAlive) => {
+            say.done();
+        }
+        _ => {
+            say.end(StatusCode::INVALID_OPCODE.permanent(), 0);
         }
     }
+}
 
-    fn fabrics(&mut self, command: &Command, say: &mut Say) {
-        match FabricsType::of(command.fabrics_type()) {
-            Some(FabricsType::Connect) => {
-                let connected = Connected { controller: 1, authenticate: false, authenticate_secured: false };
-                say.end(StatusField::SUCCESS, connected.result());
-            }
-            Some(FabricsType::PropertySet) => {
-                let property = Property::of(command).unwrap();
-                let value = u32::try_from(property.value_of(command)).unwrap();
-                self.ready = Configuration::of(value).enable;
-                say.done();
-            }
-            Some(FabricsType::PropertyGet) => {
-                let value = match Property::of(command).unwrap().offset {
-                    offset::CAPABILITIES => {
-                        Capabilities { queue_max_less_one: 127, timeout_500ms: 2, nvm: true, ..Default::default() }.register()
-                    }
-                    _ => u64::from(ControllerStatus { ready: self.ready, ..ControllerStatus::STOPPED }.register()),
-                };
-                say.end(StatusField::SUCCESS, value);
-            }
-            _ => {
-                say.end(StatusCode::INVALID_OPCODE.permanent(), 0);
-            }
+fn fabrics(command: &Command, say: &mut Say, ready: &mut bool) {
+    match FabricsType::of(command.fabrics_type()) {
+        Some(FabricsType::Connect) => {
+            let connected = Connected { controller: 1, authenticate: false, authenticate_secured: false };
+            say.end(StatusField::SUCCESS, connected.result());
+        }
+        Some(FabricsType::PropertySet) => {
+            let property = Property::of(command).unwrap();
+            let value = u32::try_from(property.value_of(command)).unwrap();
+            *ready = Configuration::of(value).enable;
+            say.done();
+        }
+        Some(FabricsType::PropertyGet) => {
+            let value = match Property::of(command).unwrap().offset {
+                offset::CAPABILITIES => {
+                    Capabilities { queue_max_less_one: 127, timeout_500ms: 2, nvm: true, ..Default::default() }.register()
+                }
+                _ => u64::from(ControllerStatus { ready: *ready, ..ControllerStatus::STOPPED }.register()),
+            };
+            say.end(StatusField::SUCCESS, value);
+        }
+        _ => {
+            say.end(StatusCode::INVALID_OPCODE.permanent(), 0);
         }
     }
 }
@@ -355,6 +357,14 @@ pub(crate) fn namespace() -> Namespace {
     let mut page = Namespace::new(1000, 512);
     page.ana_group = 1.into();
     page
+}
+
+/// What a target answers to a command of an admin queue, as bytes.
+pub(crate) fn answer_of(command: &Command, builder: &Builder) -> Vec<u8> {
+    let mut say = Say { builder: *builder, id: command.id(), out: Vec::new(), closes: false, len_bytes: 0 };
+    let mut ready = true;
+    answer(command, &mut say, &mut ready);
+    say.out
 }
 
 fn page(asked: &Identify) -> Vec<u8> {
