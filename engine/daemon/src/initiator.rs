@@ -48,10 +48,18 @@ pub(crate) struct Attachment {
     pub(crate) params: Value,
 }
 
+/// A call that followed a discovery controller, to be made again.
+#[derive(Clone, Debug)]
+pub(crate) struct Followed {
+    pub(crate) name: String,
+    pub(crate) params: Value,
+}
+
 /// What was asked for, to be saved.
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) attachments: Vec<Attachment>,
+    pub(crate) followed: Vec<Followed>,
     pub(crate) options: Option<Value>,
     /// By the controllers' name.
     pub(crate) policies: Vec<(String, Value)>,
@@ -104,14 +112,17 @@ impl Remote {
         let options = asked.options.iter().map(|params| ("bdev_nvme_set_options", params.clone()));
         let attachments = asked.attachments.iter().map(|attachment| ("bdev_nvme_attach_controller", attachment.params.clone()));
         let policies = asked.policies.iter().map(|(_, params)| ("bdev_nvme_set_multipath_policy", params.clone()));
-        options.chain(attachments).chain(policies).collect()
+        let followed = asked.followed.iter().map(|followed| ("bdev_nvme_start_discovery", followed.params.clone()));
+        options.chain(attachments).chain(followed).chain(policies).collect()
     }
 
     /// Detaches everything, and waits for that a little.
     pub(crate) fn stop(&mut self) {
+        let followed = self.initiator.discoveries();
+        let following: Vec<_> = followed.iter().filter_map(|discovery| self.initiator.stop_discovery(&discovery.name).ok()).collect();
         let names: std::collections::BTreeSet<String> = self.initiator.controllers().into_iter().map(|path| path.name).collect();
         let leaving: Vec<_> = names.iter().filter_map(|name| self.initiator.detach(name, None).ok()).collect();
-        for detaching in leaving {
+        for detaching in leaving.into_iter().chain(following) {
             if !detaching.wait(LEAVE_TIME) {
                 tracing::warn!("a controller was not told that this host goes");
             }

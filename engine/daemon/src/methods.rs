@@ -180,6 +180,9 @@ fn about_nvme(table: Methods<Engine>) -> Methods<Engine> {
         .with("bdev_nvme_get_io_paths", Runtime, nvme::paths)
         .with("bdev_nvme_set_multipath_policy", Runtime, nvme::set_policy)
         .with("bdev_nvme_set_preferred_path", Runtime, nvme::prefer_path)
+        .with("bdev_nvme_start_discovery", Runtime, nvme::start_discovery)
+        .with("bdev_nvme_stop_discovery", Runtime, nvme::stop_discovery)
+        .with("bdev_nvme_get_discovery_info", Runtime, nvme::discovery_info)
 }
 
 /// The calls that attach disks of other hosts again, and name the secrets that this takes.
@@ -204,6 +207,7 @@ const HARMLESS: &[&str] = &[
     "bdev_get_histogram",
     "bdev_get_iostat",
     "bdev_nvme_get_controllers",
+    "bdev_nvme_get_discovery_info",
     "bdev_nvme_get_io_paths",
     "bdev_wait_for_examine",
     "framework_get_config",

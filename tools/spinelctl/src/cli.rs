@@ -1,6 +1,7 @@
 //! The verbs and their arguments, as clap reads and explains them. It refuses to know what they do.
 
 mod nvmf;
+mod remote;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -8,6 +9,7 @@ use spinel_units::{parse_microseconds, parse_size};
 use std::path::PathBuf;
 
 pub(crate) use nvmf::{At, Create as CreateSubsystem, Export, Host, Key, Listener, Namespace, Nvmf, Referral, State};
+pub(crate) use remote::{Attach, Discover, Patience, Remote, WayPolicy};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -51,6 +53,9 @@ pub(crate) enum Verb {
     /// NVMe over Fabrics: the subsystems that hosts connect to by TCP.
     #[command(subcommand)]
     Nvmf(Nvmf),
+    /// Disks of other hosts, by NVMe over TCP.
+    #[command(subcommand)]
+    Remote(Remote),
     /// Secrets that hosts prove to know, each in a file.
     #[command(subcommand)]
     Key(Key),

@@ -4,6 +4,7 @@ mod cores;
 mod disk;
 mod limit;
 mod nvmf;
+mod remote;
 mod stats;
 mod vhost;
 
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Disk(disk) => disk::run(&mut session, disk),
         Verb::Vhost(vhost) => vhost::run(&mut session, vhost),
         Verb::Nvmf(nvmf) => nvmf::run(&mut session, nvmf),
+        Verb::Remote(remote) => remote::run(&mut session, remote),
         Verb::Key(key) => nvmf::key(&mut session, key),
         Verb::Stats(stats) => stats::run(&mut session, stats),
         Verb::Cores(cores) => cores::run(&mut session, &cores),

@@ -1,6 +1,7 @@
 //! The methods of controllers elsewhere, and of the disks they lead to. Knows no connection.
 
 mod attach;
+mod discovery;
 mod options;
 mod show;
 
@@ -12,6 +13,7 @@ use spinel_nvmf::initiator::{AttachError, Policy};
 use spinel_nvmf::nqn::Nqn;
 
 pub(super) use attach::{attach, detach, reset};
+pub(super) use discovery::{info as discovery_info, start as start_discovery, stop as stop_discovery};
 pub(super) use options::{prefer_path, set_options, set_policy};
 pub(super) use show::{controllers, paths};
 

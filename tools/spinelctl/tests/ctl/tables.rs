@@ -126,6 +126,33 @@ fn each_verb_of_nvme_over_fabrics_makes_its_one_call() {
         ),
         (&["nvmf", "rm", NQN], "nvmf_delete_subsystem", json!({"nqn": NQN})),
         (
+            &["remote", "attach", "far", NQN, "fd00::7", "--digests", "--key", "k", "--give-up", "-1", "--fail", "5"],
+            "bdev_nvme_attach_controller",
+            json!({
+                "name": "far", "subnqn": NQN, "trtype": "TCP", "adrfam": "IPv6", "traddr": "fd00::7", "trsvcid": "4420", "hdgst": true,
+                "ddgst": true, "dhchap_key": "k", "ctrlr_loss_timeout_sec": -1, "fast_io_fail_timeout_sec": 5,
+            }),
+        ),
+        (
+            &["remote", "detach", "far", "--address", "192.0.2.7"],
+            "bdev_nvme_detach_controller",
+            json!({"name": "far", "trtype": "TCP", "adrfam": "IPv4", "traddr": "192.0.2.7", "trsvcid": "4420"}),
+        ),
+        (&["remote", "reset", "far"], "bdev_nvme_reset_controller", json!({"name": "far"})),
+        (
+            &["remote", "policy", "far", "round-robin", "--requests", "8"],
+            "bdev_nvme_set_multipath_policy",
+            json!({"name": "far", "policy": "active_active", "selector": "round_robin", "rr_min_io": 8}),
+        ),
+        (
+            &["remote", "discover", "auto", "192.0.2.7", "--wait"],
+            "bdev_nvme_start_discovery",
+            json!({
+                "name": "auto", "trtype": "TCP", "adrfam": "IPv4", "traddr": "192.0.2.7", "trsvcid": "8009", "wait_for_attach": true,
+            }),
+        ),
+        (&["remote", "forget", "auto"], "bdev_nvme_stop_discovery", json!({"name": "auto"})),
+        (
             &["nvmf", "namespace", "add", NQN, "d0", "--nsid", "3", "--group", "2", "--reservations", "/srv/r"],
             "nvmf_subsystem_add_ns",
             json!({"nqn": NQN, "namespace": {"bdev_name": "d0", "nsid": 3, "anagrpid": 2, "ptpl_file": "/srv/r"}}),

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::initiator::bdev_name;
 use crate::nvmf::TRANSPORT;
 
-fn place(address: SocketAddr) -> Value {
+pub(super) fn place(address: SocketAddr) -> Value {
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     json!({"trtype": TRANSPORT, "adrfam": family, "traddr": address.ip().to_string(), "trsvcid": address.port().to_string()})
 }
