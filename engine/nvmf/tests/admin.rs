@@ -3,10 +3,12 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::host::{HOST, Host, OTHER, Talk, bytes};
 use common::world::{BLOCKS, SUBSYSTEM, World, address};
+use spinel_core::{Channel, Core, Device, Geometry, OpenError};
 use spinel_nvme::admin::{Abort, Cns, FeatureSelect, GetFeature, GetLogPage};
 use spinel_nvme::command::{AdminOpcode, Command, IoOpcode};
 use spinel_nvme::fabrics::{Property, PropertySize};
@@ -164,21 +166,44 @@ fn a_namespace_that_was_removed_is_used_by_nobody() {
     assert_eq!(io.done(&mut world, read, &[], &[]).data, vec![0; 4096]);
 }
 
+/// A disk that counts how often it was opened.
+struct Counted {
+    disk: MemoryDevice,
+    opened: AtomicUsize,
+}
+
+impl Device for Counted {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry()
+    }
+
+    fn open(&self, core: &mut Core, depth: u16) -> Result<Box<dyn Channel>, OpenError> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.disk.open(core, depth)
+    }
+}
+
 #[test]
 fn channels_that_serve_no_longer_are_opened_again_under_load() {
     let mut world = World::new(Options::default());
     let (_admin, mut io) = world.pair(Talk::PLAIN);
+    let device = Arc::new(Counted { disk: MemoryDevice::new(Shape::new(512, BLOCKS)).unwrap(), opened: AtomicUsize::new(0) });
+    let spec = NamespaceSpec { device: Arc::clone(&device) as _, ..world.spec("counted") };
+    let (nsid, pending) = world.target.add_namespace(SUBSYSTEM, spec).unwrap();
+    world.made(&pending);
+    let blocks = Blocks::new(8, 8);
     for round in 0..50 {
         let data = bytes(4096, round);
-        let id = io.write(8, &data, true);
-        let reads: Vec<u16> = (0..4).map(|_| io.read(1000, 8)).collect();
-        world.target.reopen("disk1");
+        let id = io.send(blocks.command(IoOpcode::Write, nsid, Sgl::capsule(0, 4096)), &data, &[]);
+        let read = blocks.command(IoOpcode::Read, nsid, Sgl::transport(4096));
+        let reads: Vec<u16> = (0..4).map(|_| io.send(read, &[], &[])).collect();
+        world.target.reopen("counted");
         assert!(io.wait(&mut world, id).status.is_success());
         reads.into_iter().for_each(|id| assert!(io.wait(&mut world, id).status.is_success()));
-        let id = io.read(8, 8);
-        assert_eq!(io.wait(&mut world, id).data, data);
+        assert_eq!(io.done(&mut world, read, &[], &[]).data, data);
     }
     world.turns(5);
+    assert!(device.opened.load(Ordering::Relaxed) >= 50);
     assert_eq!(world.meters.live(), 1, "the channels before are closed");
 }
 
@@ -390,7 +415,7 @@ fn discovery_advertises_what_it_is_told_to() {
 #[test]
 fn a_command_that_waits_can_be_given_up_and_one_that_is_under_way_ends() {
     let mut world = World::new(Options::default());
-    let base: Arc<dyn spinel_core::Device> = Arc::new(MemoryDevice::new(Shape::new(512, BLOCKS)).unwrap());
+    let base: Arc<dyn Device> = Arc::new(MemoryDevice::new(Shape::new(512, BLOCKS)).unwrap());
     let throttle = Arc::new(spinel_volume::Throttle::new(base));
     throttle.limits().set([(spinel_volume::Cap::Ios, Some(spinel_volume::Limit::new(1, 0).unwrap()))]);
     let spec = NamespaceSpec { device: throttle, ..world.spec("slow") };

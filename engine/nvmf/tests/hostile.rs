@@ -218,6 +218,7 @@ fn wrong_answers(r2t: &R2t) -> Vec<(&'static str, Vec<u8>)> {
         ("another command", unasked(command_id + 1, transfer_tag, 0, len_bytes, true)),
         ("a gap", unasked(command_id, transfer_tag, 512, len_bytes - 512, true)),
         ("too much", unasked(command_id, transfer_tag, 0, len_bytes + 512, true)),
+        ("too much, and more to come", unasked(command_id, transfer_tag, 0, len_bytes + 512, false)),
         ("the last too early", unasked(command_id, transfer_tag, 0, len_bytes - 512, true)),
         ("no last", unasked(command_id, transfer_tag, 0, len_bytes, false)),
         ("more than one PDU may have", unasked(command_id, transfer_tag, 0, (128 << 10) + 4, false)),
@@ -226,7 +227,7 @@ fn wrong_answers(r2t: &R2t) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn data_that_are_not_what_was_asked_for_end_the_connection_and_are_written_nowhere() {
-    for number in 0..8 {
+    for number in 0..9 {
         let mut world = World::new(Options::default());
         let mut witness = Witness::new(&mut world);
         let (_admin, cntlid) = world.admin(&HOST, 0, Talk::PLAIN);
