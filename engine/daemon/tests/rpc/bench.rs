@@ -17,12 +17,12 @@ fn requests(count: u64) -> Length {
     Length { requests: Some(count), ..Length::default() }
 }
 
-fn start(daemon: &Daemon, bdev: &str, job: &Job) -> Value {
+pub(crate) fn start(daemon: &Daemon, bdev: &str, job: &Job) -> Value {
     daemon.done("bdev_bench_start", json!({"name": bdev, "job": job, "allow_writes": job.mix.changes_data()}))["id"].take()
 }
 
 /// Adds what is told to `all`; answers whether the bench has ended.
-fn add(all: &mut Tally, told: &Value) -> bool {
+pub(crate) fn add(all: &mut Tally, told: &Value) -> bool {
     for tally in told["tallies"].as_array().unwrap() {
         let wire: WireTally = serde_json::from_value(tally.clone()).unwrap();
         all.add(&Tally::try_from(&wire).unwrap());
@@ -31,7 +31,7 @@ fn add(all: &mut Tally, told: &Value) -> bool {
 }
 
 /// Asks until the bench has ended; answers all that it told.
-fn ended(daemon: &Daemon, id: &Value) -> Tally {
+pub(crate) fn ended(daemon: &Daemon, id: &Value) -> Tally {
     let mut client = daemon.client();
     let mut all = Tally::of(|_| false);
     while !add(&mut all, &client.call("bdev_bench_get", Some(json!({"id": id}))).unwrap()) {}

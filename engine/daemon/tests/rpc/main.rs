@@ -12,6 +12,7 @@ mod nvmf;
 mod process;
 mod qos;
 mod refusals;
+mod remote;
 mod saving;
 mod served;
 mod successor;
