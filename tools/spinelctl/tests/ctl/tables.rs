@@ -171,6 +171,16 @@ fn each_verb_of_nvme_over_fabrics_makes_its_one_call() {
             "nvmf_subsystem_remove_listener",
             json!({"nqn": NQN, "listen_address": at("fd00::7", "4421")}),
         ),
+    ];
+    for (arguments, method, params) in cases {
+        assert_eq!(fake.only_call(arguments), ((*method).to_owned(), params.clone()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn each_verb_of_hosts_and_their_ways_makes_its_one_call() {
+    let fake = fake();
+    let cases: &[(&[&str], &str, Value)] = &[
         (
             &["nvmf", "host", "add", NQN, "nqn.h", "--key", "k", "--controller-key", "c"],
             "nvmf_subsystem_add_host",

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use spinel_core::mem::Segment;
-use spinel_core::{Channel, Completion, Completions, Instant, Lba, Meter, Op, OpKind, OpenError, Request, Single, Status, Tag};
+use spinel_core::{Completion, Completions, Instant, Lba, Meter, Op, OpKind, Request, Single, Status, Tag};
 use spinel_nvme::command::{Command, Fused, IoOpcode};
 use spinel_nvme::io::Blocks;
 use spinel_nvme::status::{StatusCode, StatusField};
 
-use super::super::note::{ChangeId, Said, Until};
+use super::super::note::Said;
 use super::super::view::View;
 use super::attached::{Attached, Door, Visitor, Way};
+use super::change::Fence;
 use super::desk::Desk;
 use super::ranges;
 use super::slots::{Phase, SlotId};
@@ -18,35 +19,27 @@ use super::slots::{Phase, SlotId};
 /// Requests that are submitted together at most.
 const BATCH_MAX: usize = 64;
 /// No namespace of a queue's table.
-const NOWHERE: u16 = u16::MAX;
-
-/// Requests to a namespace that somebody waits for.
-struct Fence {
-    change: ChangeId,
-    nsid: u32,
-    epoch: u32,
-    owed: u32,
-}
+pub(super) const NOWHERE: u16 = u16::MAX;
 
 /// A queue for I/O.
 pub(crate) struct Io {
-    view: Arc<View>,
-    visitor: Visitor,
+    pub(super) view: Arc<View>,
+    pub(super) visitor: Visitor,
     cntlid: u16,
     depth: u16,
     /// Namespaces that were used, in no order.
     pub(super) attached: Vec<Attached>,
     /// By namespace, from 1: its place among them.
-    places: Box<[u16]>,
+    pub(super) places: Box<[u16]>,
     /// Channels to what is not there any more.
-    leaving: Vec<Way>,
+    pub(super) leaving: Vec<Way>,
     /// What is submitted together, and to which of the namespaces.
     batch: Vec<Single>,
     batch_place: usize,
     segments: Vec<Segment>,
     done: Completions,
-    fences: Vec<Fence>,
-    epoch: u32,
+    pub(super) fences: Vec<Fence>,
+    pub(super) epoch: u32,
     /// The first of two commands that are done as one; the second comes next.
     first: Option<SlotId>,
 }
@@ -294,7 +287,7 @@ impl Io {
 
     /// Submits what was gathered.
     #[inline]
-    fn send_batch(&mut self, at: Instant) {
+    pub(super) fn send_batch(&mut self, at: Instant) {
         if self.batch.is_empty() {
             return;
         }
@@ -447,80 +440,6 @@ impl Io {
                 self.launch(desk, id);
             }
             None => self.end(desk, id, StatusField::SUCCESS),
-        }
-    }
-
-    /// The subsystem is like this from now on.
-    pub(crate) fn see(&mut self, desk: &mut Desk, view: Arc<View>, change: Option<(ChangeId, Until)>) {
-        self.send_batch(desk.now);
-        self.view = view;
-        for at in (0..self.attached.len()).rev() {
-            let nsid = self.attached[at].namespace.nsid;
-            let visible = self.view.namespace(nsid).filter(|namespace| namespace.visible.includes(&self.visitor.host));
-            let left = match visible {
-                Some(namespace) => self.attached[at].look(&Arc::clone(namespace), &self.view, &self.visitor),
-                None => self.attached[at].vanish(),
-            };
-            self.leaving.extend(left);
-            if visible.is_none() {
-                self.detach(at);
-            }
-        }
-        match change {
-            None => {}
-            Some((change, Until::Seen)) => desk.voice.say(Said::Seen(change)),
-            Some((change, Until::Drained(nsid))) => {
-                self.epoch += 1;
-                let begun = |id: &SlotId| desk.slots.get(*id).begun && desk.slots.get(*id).command.nsid() == nsid;
-                let owed = u32::try_from(desk.slots.all().filter(begun).count()).expect("a queue is small");
-                self.fences.push(Fence { change, nsid, epoch: self.epoch, owed });
-            }
-        }
-        self.pass_fences(desk);
-    }
-
-    /// Forgets a namespace that has vanished. Commands that were begun there end all the same.
-    fn detach(&mut self, at: usize) {
-        let gone = self.attached.swap_remove(at);
-        self.places[gone.namespace.nsid as usize] = NOWHERE;
-        if let Some(moved) = self.attached.get(at) {
-            self.places[moved.namespace.nsid as usize] = u16::try_from(at).expect("namespaces are few");
-        }
-    }
-
-    /// Tells whoever waits that what was begun before has ended, and that nothing holds the device any more.
-    pub(crate) fn pass_fences(&mut self, desk: &Desk) {
-        let leaving = &self.leaving;
-        let passed = |fence: &mut Fence| fence.owed == 0 && leaving.iter().all(|way| way.nsid != fence.nsid);
-        for fence in self.fences.extract_if(.., passed) {
-            desk.voice.say(Said::Seen(fence.change));
-        }
-    }
-
-    /// Whether somebody waits.
-    pub(crate) fn has_fences(&self) -> bool {
-        !self.fences.is_empty()
-    }
-
-    /// A channel has come.
-    pub(crate) fn opened(&mut self, desk: &Desk, nsid: u32, instance: u64, channel: Result<(Box<dyn Channel>, Arc<Meter>), OpenError>) {
-        let place = self.places.get(nsid as usize).filter(|place| **place != NOWHERE).map(|place| usize::from(*place));
-        let attached = place.map(|place| &mut self.attached[place]);
-        let wanted = attached.filter(|attached| matches!(attached.door, Door::Asked) && attached.namespace.instance == instance);
-        match (wanted, channel) {
-            (Some(attached), Ok((channel, meter))) => {
-                attached.door = Door::Open(Way { nsid, instance, channel, meter, flying: 0, shut: false });
-            }
-            (Some(attached), Err(_)) => attached.door = Door::Refused,
-            // It leads to what is not there any more.
-            (None, Ok(_)) => desk.voice.say(Said::Closed { nsid, instance }),
-            (None, Err(_)) => {}
-        }
-        // One that was asked for before the namespace changed is asked for again by the commands that wait.
-        for attached in &mut self.attached {
-            if matches!(attached.door, Door::Asked) && attached.namespace.nsid == nsid {
-                attached.door = Door::Closed;
-            }
         }
     }
 

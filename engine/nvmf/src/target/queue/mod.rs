@@ -5,6 +5,7 @@
 //! A queue begins as a stranger's: its first command says which one it is.
 
 mod attached;
+mod change;
 mod desk;
 mod fabrics;
 mod io;
