@@ -30,7 +30,7 @@ pub(crate) struct Lab {
     mailboxes: BTreeMap<u16, Mailbox>,
     pub(crate) ports: BTreeMap<u16, PortId>,
     pub(crate) options: WireOptions,
-    prng: Option<Prng>,
+    pub(crate) prng: Option<Prng>,
     /// Ends that the target has not taken yet.
     pending: BTreeMap<u64, SimStream>,
     /// Connections, by the port they lead to.
@@ -42,6 +42,9 @@ pub(crate) struct Lab {
     /// Connections of a target that does what a test says, if it is one.
     pub(crate) scripted: Option<Vec<Scripted>>,
     pub(crate) mischief: Option<Mischief>,
+    /// One answer in so many of them is spoilt.
+    pub(crate) spoils_one_in: u64,
+    pub(crate) spoilt: u64,
 }
 
 thread_local! {

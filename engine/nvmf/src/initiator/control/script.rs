@@ -11,7 +11,7 @@ use spinel_nvme::identify::{Controller as ControllerPage, ControllerKind, Descri
 use spinel_nvme::log::{AnaLog, AnaState, DiscoveryEntry, DiscoveryHead, GROUPS_ONLY, LogPage};
 use spinel_nvme::registers::{Capabilities, Configuration, ControllerStatus, offset};
 use spinel_nvme::sgl::Sgl;
-use spinel_nvme::status::StatusField;
+use spinel_nvme::status::{StatusCode, StatusField};
 use zerocopy::FromBytes as _;
 
 use super::super::note::Reply;
@@ -29,6 +29,8 @@ const TAKEN_BACK_BYTES: u32 = 512;
 /// Bytes that the discovery log begins with, and most of its entries that are looked at.
 const DISCOVERY_HEAD_BYTES: u32 = 1024;
 const ENTRIES_MAX: usize = 1000;
+/// How often a command is repeated that failed for a reason that passes.
+const REPEATS_MAX: u32 = 5;
 /// Most namespaces of one controller that are looked at.
 const NAMESPACES_MAX: usize = 4096;
 
@@ -112,6 +114,8 @@ pub(super) struct Script {
     pub(super) controller: Option<ControllerFacts>,
     pub(super) io_queues: u16,
     io_queues_wanted: u16,
+    /// How often the same was asked again.
+    repeats: u32,
     pub(super) ana: BTreeMap<u32, AnaState>,
     pub(super) namespaces: BTreeMap<u32, NamespaceFacts>,
     /// Subsystems that a discovery controller names.
@@ -268,8 +272,9 @@ impl Script {
             End::Lost => return Err(ScriptError::Lost { what }),
         };
         if !status.is_success() {
-            return self.refused(&task, status);
+            return self.refused(task, status);
         }
+        self.repeats = 0;
         let data = &reply.data[..];
         match task {
             Task::Capabilities => self.capabilities = Capabilities::of(result),
@@ -299,17 +304,27 @@ impl Script {
         Ok(Outcome::On)
     }
 
-    fn refused(&mut self, task: &Task, status: StatusField) -> Result<Outcome, ScriptError> {
+    fn refused(&mut self, task: Task, status: StatusField) -> Result<Outcome, ScriptError> {
+        let what = task.what();
+        if is_passing(status) {
+            // It says nothing of what was asked for: a namespace whose page was spoilt on its way is still there.
+            self.repeats += 1;
+            if self.repeats > REPEATS_MAX {
+                return Err(ScriptError::Refused { what, status: status.to_string() });
+            }
+            self.tasks.push_front(task);
+            return Ok(Outcome::Again);
+        }
         match task {
             // Controllers before 1.3 have none.
-            Task::Descriptors(nsid, page) => self.described(*nsid, page, None),
+            Task::Descriptors(nsid, page) => self.described(nsid, &page, None),
             Task::Namespace(nsid) => {
-                self.namespaces.remove(nsid);
+                self.namespaces.remove(&nsid);
             }
-            _ if task.may_fail() => {}
-            _ => return Err(ScriptError::Refused { what: task.what(), status: status.to_string() }),
+            task if task.may_fail() => {}
+            _ => return Err(ScriptError::Refused { what, status: status.to_string() }),
         }
-        tracing::debug!("{} is refused: {status}", task.what());
+        tracing::debug!("{what} is refused: {status}");
         Ok(Outcome::On)
     }
 
@@ -439,6 +454,20 @@ impl Script {
             _ => AnaState::Optimized,
         }
     }
+}
+
+/// Whether the same command may succeed a little later.
+fn is_passing(status: StatusField) -> bool {
+    !status.is_permanent()
+        && matches!(
+            status.code(),
+            StatusCode::DATA_TRANSFER
+                | StatusCode::INTERNAL
+                | StatusCode::INTERRUPTED
+                | StatusCode::NAMESPACE_NOT_READY
+                | StatusCode::TRANSIENT_TRANSPORT
+                | StatusCode::MEDIA_NOT_READY
+        )
 }
 
 /// A page, if all of it came.

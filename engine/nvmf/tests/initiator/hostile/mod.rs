@@ -10,7 +10,7 @@ use spinel_core::mem::Segment;
 use spinel_core::{Channel, Completions, Lba, Op, Request, Status, Tag};
 use spinel_nvmf::initiator::{AttachError, OnTimeout, Settings};
 use spinel_nvmf::target::Options;
-use spinel_sim::WireOptions;
+use spinel_sim::{Prng, WireOptions, every_seed};
 
 use super::world::{World, lab};
 use cases::{Case, Then, cases};
@@ -96,6 +96,38 @@ fn run(case: &Case) {
         (Then::Nothing, Ok(attached)) => assert_eq!((attached.namespaces.len(), world.devices.len()), (0, 0), "{name}"),
         (then, attached) => panic!("{name}: {then:?} was expected, not {attached:?}"),
     }
+}
+
+#[test]
+fn answers_that_are_spoilt_anywhere_do_no_harm() {
+    let spoilt = std::cell::Cell::new(0);
+    every_seed(150, |seed| {
+        let mut world = world(&cases()[0]);
+        lab(|lab| {
+            lab.mischief = None;
+            lab.prng = Some(Prng::new(seed));
+            // In vain or not: it may be spoilt, too.
+            lab.spoils_one_in = if seed % 3 == 0 { 10 } else { 40 };
+        });
+        let mut spec = world.spec("far", 0);
+        (spec.header_digest, spec.data_digest) = (true, true);
+        let mut there = false;
+        for _ in 0..50 {
+            there = world.attach(spec.clone()).is_ok() && world.devices.len() == 1;
+            if there {
+                break;
+            }
+            let _ = world.initiator.detach("far", None).map(|mut detaching| world.until("it has gone", |_| detaching.is_done()));
+        }
+        if !there {
+            lab(|lab| lab.spoils_one_in = 0);
+            world.attach(spec).unwrap();
+        }
+        works(&mut world, "spoilt");
+        works(&mut world, "spoilt");
+        spoilt.set(spoilt.get() + lab(|lab| lab.spoilt));
+    });
+    assert!(spoilt.get() > 0, "nothing was spoilt");
 }
 
 #[test]

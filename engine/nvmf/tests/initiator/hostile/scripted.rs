@@ -190,7 +190,7 @@ impl Scripted {
             (mischief.act)(&mut say);
             Some(())
         });
-        self.out.extend(say.out);
+        self.out.extend(spoilt(say.out));
         self.closes |= say.closes;
         acted.is_some()
     }
@@ -233,13 +233,13 @@ impl Scripted {
         } else {
             answer(&command, &mut say, &mut self.ready);
         }
-        self.out.extend(say.out);
+        self.out.extend(spoilt(say.out));
     }
 
     fn written(&mut self, id: u16) {
         let mut say = Say { builder: self.builder, id, out: Vec::new(), closes: false, len_bytes: 0 };
         say.done();
-        self.out.extend(say.out);
+        self.out.extend(spoilt(say.out));
     }
 }
 
@@ -357,6 +357,24 @@ pub(crate) fn namespace() -> Namespace {
     let mut page = Namespace::new(1000, 512);
     page.ana_group = 1.into();
     page
+}
+
+/// The same, or with a byte that is another one, or without its end, or with something of it twice.
+fn spoilt(mut bytes: Vec<u8>) -> Vec<u8> {
+    lab(|lab| {
+        let Some(prng) = lab.prng.as_mut().filter(|_| lab.spoils_one_in > 0 && !bytes.is_empty()) else { return bytes };
+        if prng.one_in(lab.spoils_one_in) {
+            lab.spoilt += 1;
+            let at = prng.index(bytes.len().min(200));
+            match prng.below(8) {
+                0 => bytes.truncate(at),
+                1 => bytes.extend_from_within(at..),
+                2 => drop(bytes.drain(..at)),
+                _ => bytes[at] ^= 1 << prng.below(8),
+            }
+        }
+        bytes
+    })
 }
 
 /// What a target answers to a command of an admin queue, as bytes.
