@@ -85,7 +85,7 @@ fn faults_under_load_are_found_on_a_disk_whose_content_nobody_knew() {
         (Target::Write, Fault::LoseWrite, "lost", &[][..]),
         (Target::Write, Fault::MisdirectWrite, "misdirected", &["lost", "torn"]),
         (Target::Write, Fault::TearWrite, "torn", &["lost"]),
-        (Target::Read, Fault::StaleRead, "stale", &["lost", "torn"]),
+        (Target::Read, Fault::StaleRead, "stale", &["lost", "torn", "uninitialised"]),
     ] {
         every_seed(20, |seed| {
             let device = ErrorDevice::new(Arc::new(MemoryDevice::new(Shape::new(512, 1024)).unwrap())).unwrap();
