@@ -65,7 +65,7 @@ fn a_connection_that_breaks_at_any_byte_is_survived() {
 fn one_way_breaks_and_the_other_goes_on() {
     every_seed(10, |seed| {
         let mut world = two_ways(seed);
-        let policy = [Policy::ActivePassive, Policy::RoundRobin { requests: 1 }, Policy::QueueDepth][seed as usize % 3];
+        let policy = [Policy::ActivePassive, Policy::RoundRobin { requests: 1 }, Policy::QueueDepth][usize::try_from(seed % 3).unwrap()];
         world.initiator.set_policy("far", policy).unwrap();
         let device = world.device("far", 1);
         let mut load = Load::new(&mut world, &device, 0, seed);
