@@ -26,8 +26,12 @@ const WORKS: [Work; 3] = [
 
 const ROW: &str = "reads";
 const IN_PROCESS: &str = "in process";
+/// qemu-storage-daemon, whose null disk reads as zeroes.
+const ZEROES: &str = "qsd's zeroes";
 /// Round trips of a cache line in which one read of the null disk is to be over.
 const ROUND_TRIPS_MAX: f64 = 4.0;
+/// Where files lie in memory.
+const SHARED_MEMORY: &str = "/dev/shm";
 /// Cycles of its core for each read of the null disk, where the cores are near.
 const CYCLES_MAX: f64 = 150.0;
 /// What vhost may add to a read of a file, in microseconds.
@@ -41,8 +45,9 @@ pub(crate) fn reads(place: &Place, file: &Path, own_file: &Path, pace: &Pace) ->
         Entrant { device: "null", name: SPINELD, contender: Box::new(spineld(place, "null", file)?) },
         Entrant { device: "null", name: STORAGE_DAEMON, contender: Box::new(null_of_storage_daemon(place, false)?) },
         Entrant { device: "memory", name: SPINELD, contender: Box::new(spineld(place, "memory", file)?) },
-        // The only memory that it has is zeroes, which it writes into each buffer.
-        Entrant { device: "memory", name: STORAGE_DAEMON, contender: Box::new(null_of_storage_daemon(place, true)?) },
+        Entrant { device: "memory", name: STORAGE_DAEMON, contender: Box::new(memory_of_storage_daemon(place)?) },
+        // No memory is read for these: every buffer is filled with zeroes.
+        Entrant { device: "memory", name: ZEROES, contender: Box::new(null_of_storage_daemon(place, true)?) },
         Entrant { device: "file", name: SPINELD, contender: Box::new(spineld(place, "file", file)?) },
         Entrant { device: "file", name: STORAGE_DAEMON, contender: Box::new(file_of_storage_daemon(place, file)?) },
         Entrant { device: "file", name: IN_PROCESS, contender: Box::new(in_process(device, place.cores.client, true)) },
@@ -68,6 +73,7 @@ fn claims() -> Vec<Claim> {
     let mut claims = Vec::new();
     for work in &WORKS[1..] {
         claims.extend(["null", "memory"].map(|device| beside(device, work, STORAGE_DAEMON, Target::AtLeastBy { near: 3.5, far: 2.2 })));
+        claims.push(beside("memory", work, ZEROES, Target::Shown));
     }
     claims.push(beside("file", &WORKS[1], IN_PROCESS, Target::AtLeast(0.95)));
     claims
@@ -134,6 +140,18 @@ fn spineld(place: &Place, device: &str, file: &Path) -> Result<Polled, Failure> 
 fn null_of_storage_daemon(place: &Place, zeroes: bool) -> Result<Polled, Failure> {
     let zeroes = if zeroes { "on" } else { "off" };
     polled(StorageDaemon::start(place, &format!("driver=null-co,node-name=disk,size={DISK_BYTES},read-zeroes={zeroes}"))?)
+}
+
+/// It has no disk in memory of its own: a file in memory is what its users take.
+fn memory_of_storage_daemon(place: &Place) -> Result<Polled, Failure> {
+    let file = tempfile::NamedTempFile::new_in(SHARED_MEMORY)?;
+    file.as_file().set_len(DISK_BYTES)?;
+    let blockdev = format!("driver=file,node-name=disk,filename={},aio=io_uring,locking=off", file.path().display());
+    let mut polled = polled(StorageDaemon::start(place, &blockdev)?)?;
+    // It is open over there; its memory goes with the last who has it open.
+    drop(file);
+    polled.client.fill()?;
+    Ok(polled)
 }
 
 fn file_of_storage_daemon(place: &Place, file: &Path) -> Result<Polled, Failure> {

@@ -29,6 +29,9 @@ const DAMAGE: [(&str, &str, &str); 4] = [
     ("read", "stale_read", "stale"),
 ];
 
+/// So often each is planted: a stale read is called so only where a newer one was seen before, and lost otherwise.
+const PLANTED: u32 = 64;
+
 pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     let mut claims = stalls(bench)?;
     claims.extend(damage(bench)?);
@@ -89,7 +92,8 @@ fn damage(bench: &Bench) -> Result<Vec<Claim>, Failure> {
         let mut instrument = Instrument::start(bench, "run", &socket, &load)?;
         // Something has been written by then that can be damaged.
         let _ = instrument.process.wait_until(Deadline::after(Duration::from_millis(700)))?;
-        daemon.call("bdev_error_inject_error", json!({"name": "EE_memory", "io_type": io_type, "error_type": error_type, "num": 8}))?;
+        daemon
+            .call("bdev_error_inject_error", json!({"name": "EE_memory", "io_type": io_type, "error_type": error_type, "num": PLANTED}))?;
         instrument.ends_with(1)?;
         let found = figures(&report)?["verified"]["findings"].clone();
         let named = found.as_array().is_some_and(|found| found.iter().any(|text| text.as_str().is_some_and(|text| text.contains(word))));

@@ -262,7 +262,7 @@ fn can(fault: Fault, flight: &Flight, device: &dyn Device, images: &[(Tag, Image
     match fault {
         Fault::MisdirectWrite => plant::astray(start, blocks, device.geometry().block_count).is_some(),
         Fault::TearWrite => blocks > 1 || (blocks == 1 && device.geometry().block_bytes > 512),
-        Fault::StaleRead => images.iter().any(|(_, image)| image.old && image.meets(start, blocks)),
+        Fault::StaleRead => images.iter().any(|(_, image)| image.can_fool(start, blocks)),
         _ => true,
     }
 }
@@ -306,7 +306,12 @@ impl ErrorChannel {
         let fault = self.shared.rules[flight.op.kind().index()].take(self.below, |fault| can(fault, &flight, &*self.device, &self.images));
         match fault {
             None if stale && flight.op.kind() == OpKind::Write => return self.capture(slot, at, segments, false),
-            None => self.pass(slot, at, segments),
+            None => {
+                if flight.op.kind() == OpKind::Read {
+                    self.images.iter_mut().for_each(|(_, image)| image.see(flight.start, flight.blocks));
+                }
+                self.pass(slot, at, segments);
+            }
             Some(Fault::Corrupt { offset, value }) => self.pass_corrupt(slot, at, segments, Spot::find(segments, offset, value)),
             Some(Fault::Failure) => self.end(slot, Status::Medium),
             Some(Fault::NoMemory) => self.end(slot, Status::Capacity),
@@ -380,8 +385,13 @@ impl ErrorChannel {
 
     /// A write whose old content was kept has ended.
     fn replaced(&mut self, slot: Tag, status: Status) {
-        match self.images.iter_mut().find(|(of, image)| *of == slot && !image.old) {
-            Some((_, image)) if status == Status::Ok => image.old = true,
+        match self.images.iter().position(|(of, image)| *of == slot && !image.old) {
+            Some(at) if status == Status::Ok => {
+                let (start, blocks) = (Lba(self.images[at].1.start), self.images[at].1.blocks);
+                // What those hold now was written by this one, and has not been seen.
+                self.images.iter_mut().for_each(|(_, image)| image.unsee(start, blocks));
+                self.images[at].1.old = true;
+            }
             _ => self.images.retain(|(of, image)| *of != slot || image.old),
         }
     }
@@ -445,8 +455,7 @@ impl ErrorChannel {
         if flight.plan != Plan::Pass {
             let segments = &mut self.segments[slot.index()];
             if flight.plan == Plan::Stale && status == Status::Ok {
-                let old = self.images.iter().filter(|(_, image)| image.old);
-                old.for_each(|(_, image)| image.show(&self.region, &self.regions, flight.start, flight.blocks, segments));
+                self.images.iter().for_each(|(_, image)| image.show(&self.region, &self.regions, flight.start, flight.blocks, segments));
             }
             segments.clear();
             if flight.plan == Plan::Replace {

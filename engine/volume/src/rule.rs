@@ -24,8 +24,9 @@ pub enum Fault {
     LoseWrite,
     /// The first part of a write is done, and all of it acknowledged. Of a single block the part is sectors of 512 bytes, of more it is blocks; a write of 512 bytes is not taken.
     TearWrite,
-    /// A read returns what blocks held before the last write to them. While it is injected, the old content of writes is
-    /// kept, of at most 64 KiB each, 8 by a channel and 64 in all; a read on the same channel that meets one of them is taken.
+    /// A read returns what blocks held before the last write to them, although another has returned what was written: a first
+    /// one that did would be a write lost. While it is injected, the old content of writes is kept, of at most 64 KiB each, 8
+    /// by a channel and 64 in all; of a channel's reads those are taken that meet one of them, once a read has covered it.
     StaleRead,
 }
 

@@ -18,7 +18,8 @@ const TABLE: Must = Must::Fault("ragged, too long, nested or not negotiated");
 const NO_HEADER: Must = Must::Fault("does not begin with 16 readable bytes");
 const NO_STATUS: Must = Must::Fault("does not end in a writable status byte");
 const ORDER: Must = Must::Fault("has a readable buffer behind a writable one");
-const IN_FLIGHT: Must = Must::Fault("was offered again while its request is in flight");
+/// A ring is given up for it if the first is still in flight; beside others a server may take one a turn, and has ended it by then.
+const IN_FLIGHT: Must = Must::Endure;
 
 /// More sectors than the disk has.
 const BEYOND: u64 = 1 << 40;

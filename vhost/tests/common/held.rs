@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use spinel_core::mem::{Region, Regions, Segment};
+use spinel_core::mem::{Regions, Segment};
 use spinel_core::{
     Armed, Channel, Completion, Completions, Core, Device, Features, Geometry, Instant, Op, OpKind, OpenError, Request, Status, Tag,
 };
 
-pub(crate) const BLOCK_BYTES: u64 = 512;
+use super::medium::{Medium, SECTOR_BYTES, Sector};
 
 /// How far a request is to come at the next poll.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -25,7 +25,7 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) op: OpKind,
-    /// First block, of [`BLOCK_BYTES`].
+    /// First block, which is a sector.
     pub(crate) start: u64,
     pub(crate) blocks: u32,
     pub(crate) stage: Stage,
@@ -47,7 +47,7 @@ type Shared = Arc<std::sync::Mutex<Seen>>;
 
 /// A device that completes nothing by itself.
 pub(crate) struct HeldDevice {
-    medium: Arc<Region>,
+    medium: Arc<Medium>,
     shared: Shared,
 }
 
@@ -56,8 +56,8 @@ fn with<T>(shared: &Shared, look: impl FnOnce(&mut Seen) -> T) -> T {
 }
 
 impl HeldDevice {
-    /// Over all of a region, which outlives it.
-    pub(crate) fn over(medium: Arc<Region>) -> Arc<Self> {
+    /// Over a medium, which outlives it.
+    pub(crate) fn over(medium: Arc<Medium>) -> Arc<Self> {
         Arc::new(Self { medium, shared: Shared::default() })
     }
 
@@ -90,7 +90,7 @@ impl Device for HeldDevice {
     fn geometry(&self) -> Geometry {
         Geometry {
             block_bytes: 512,
-            block_count: self.medium.len_bytes() / BLOCK_BYTES,
+            block_count: self.medium.sectors(),
             memory_align_bytes: 1,
             segments_max: 64,
             transfer_max_bytes: 1 << 20,
@@ -109,7 +109,7 @@ impl Device for HeldDevice {
 }
 
 struct HeldChannel {
-    medium: Arc<Region>,
+    medium: Arc<Medium>,
     shared: Shared,
     regions: Rc<Regions>,
     depth: usize,
@@ -117,19 +117,25 @@ struct HeldChannel {
 
 impl HeldChannel {
     fn execute(&self, held: &Held) {
-        let mut at = held.start * BLOCK_BYTES;
-        let inside = "inside the medium and the guest's memory";
+        let sectors = held.start..held.start + u64::from(held.blocks);
+        let inside = "inside the guest's memory";
+        // Where each buffer lies in the whole: it may begin and end in the middle of a sector.
+        let pieces = held.segments.iter().scan(0, |end, segment| {
+            let begin = *end;
+            *end += segment.len_bytes() as usize;
+            Some((segment, begin..*end))
+        });
         match held.op {
             OpKind::Flush => {}
-            OpKind::Discard | OpKind::WriteZeroes => self.medium.zero(at, u64::from(held.blocks) * BLOCK_BYTES).expect(inside),
-            OpKind::Read | OpKind::Write => {
-                for segment in &held.segments {
-                    match held.op {
-                        OpKind::Read => self.regions.copy_in(segment, &self.medium, at).expect(inside),
-                        _ => self.regions.copy_out(segment, &self.medium, at).expect(inside),
-                    }
-                    at += u64::from(segment.len_bytes());
-                }
+            OpKind::Discard | OpKind::WriteZeroes => sectors.for_each(|sector| self.medium.write(sector, &[0; SECTOR_BYTES])),
+            OpKind::Read => {
+                let bytes: Vec<Sector> = sectors.map(|sector| self.medium.read(sector)).collect();
+                pieces.for_each(|(segment, of)| self.regions.write(segment, 0, &bytes.as_flattened()[of]).expect(inside));
+            }
+            OpKind::Write => {
+                let mut bytes = vec![[0; SECTOR_BYTES]; held.blocks as usize];
+                pieces.for_each(|(segment, of)| self.regions.read(segment, 0, &mut bytes.as_flattened_mut()[of]).expect(inside));
+                sectors.zip(&bytes).for_each(|(sector, bytes)| self.medium.write(sector, bytes));
             }
         }
     }

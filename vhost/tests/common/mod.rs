@@ -1,6 +1,7 @@
 //! One queue on one simulated core, turned by hand.
 
 pub(crate) mod held;
+pub(crate) mod medium;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;

@@ -1,12 +1,14 @@
 //! The guest that outlives its servers: it posts whatever comes to mind and checks every answer. Knows no server.
 
-use spinel_core::mem::Region;
+use std::sync::Arc;
+
 use spinel_core::{Device, Lba, Status};
 use spinel_sim::guest::{Finished, GuestRequest, Layout, SimGuest};
 use spinel_sim::{Checked, Checker, Flush, Prng, Read, Write};
 
 use crate::common::held::HeldDevice;
-use crate::server::{MEDIUM_BYTES, SECTORS, SECTORS_WANTED};
+use crate::common::medium::Medium;
+use crate::server::{SECTORS, SECTORS_WANTED};
 
 const SECTOR_BYTES: u32 = 512;
 /// Most sectors of one request.
@@ -36,7 +38,7 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(ring: SimGuest, layout: Layout) -> Self {
-        let geometry = HeldDevice::over(Region::anonymous(MEDIUM_BYTES).unwrap()).geometry();
+        let geometry = HeldDevice::over(Arc::new(Medium::anonymous(SECTORS))).geometry();
         let checker = Checker::new(7, &geometry).without_power_cuts();
         let asked = (0..layout.size).map(|_| None).collect();
         Self { ring, checker, prng: Prng::new(layout.size.into()), asked, completed: 0, ids: 0 }

@@ -15,6 +15,7 @@ mod server;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
+use common::medium::Medium;
 use guest::Guest;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use server::{MEDIUM_BYTES, NOTES_BYTES, Notes};
@@ -180,4 +181,17 @@ fn a_packed_ring_loses_nothing_when_its_server_is_killed() {
 #[test]
 fn a_packed_ring_without_tables_loses_nothing_when_its_server_is_killed() {
     survives(Layout { size: 128, packed: true, indirect: false, event_idx: false, ..LAYOUT });
+}
+
+/// A server that is killed while it writes leaves every sector as it was or as it should be.
+#[test]
+fn half_a_sector_is_none() {
+    let medium = Medium::anonymous(3);
+    for fill in 1..=4 {
+        assert_eq!(medium.read(1), [fill - 1; 512]);
+        medium.prepare(1, &[0xee; 512]);
+        assert_eq!(medium.read(1), [fill - 1; 512], "one that was prepared, and no more");
+        medium.write(1, &[fill; 512]);
+    }
+    assert_eq!([0, 1, 2].map(|sector| medium.read(sector)), [0, 4, 0].map(|fill| [fill; 512]));
 }

@@ -12,6 +12,7 @@ use spinel_sim::guest::{Layout, SimGuest};
 use spinel_vhost::RecordPlace;
 
 use crate::common::held::{HeldDevice, Stage};
+use crate::common::medium::Medium;
 use crate::common::{Bench, find};
 
 /// The variable by which a server is told what to serve.
@@ -20,7 +21,7 @@ pub(crate) const TOLD: &str = "SPINEL_TEST_SERVER_OF";
 pub(crate) const SECTORS: u64 = 1024;
 pub(crate) const SECTORS_WANTED: u64 = 48;
 /// The medium of the disk, in whole pages.
-pub(crate) const MEDIUM_BYTES: u64 = SECTORS * 512;
+pub(crate) const MEDIUM_BYTES: u64 = Medium::bytes(SECTORS);
 /// Behind the medium: what its server counts.
 pub(crate) const NOTES_BYTES: u64 = 4096;
 
@@ -98,7 +99,7 @@ pub(crate) fn serve(told: &str) {
     let map = |file: &File, offset, len_bytes| Region::of_file(file.as_fd(), offset, len_bytes).unwrap();
     let guest = SimGuest::new(map(&guest, 0, SimGuest::memory_bytes(layout)), layout);
     let place = RecordPlace { region: map(&record, 0, RecordPlace::bytes(size.parse().unwrap())), offset: 0 };
-    let device = HeldDevice::over(map(&medium, 0, MEDIUM_BYTES));
+    let device = HeldDevice::over(Arc::new(Medium::over(&map(&medium, 0, MEDIUM_BYTES))));
     let notes = Notes::over(&map(&medium, MEDIUM_BYTES, NOTES_BYTES));
     notes.add(0, 1);
     let ring = find(&guest, layout).on_record(&place, false).unwrap();

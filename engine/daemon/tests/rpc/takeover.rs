@@ -43,8 +43,15 @@ fn loads(daemon: &Daemon) -> Loads {
 #[test]
 fn five_daemons_after_one_another_serve_guests_that_notice_nothing() {
     let mut daemon = daemon();
-    let shown =
-        |daemon: &Daemon| (daemon.done("bdev_get_bdevs", Value::Null), daemon.done("framework_get_config", json!({"name": "vhost_blk"})));
+    daemon.done(
+        "bdev_set_qos_limit",
+        json!({"name": "file", "rw_ios_per_sec": 1_000_000, "w_mbytes_per_sec": 4000, "w_mbytes_burst_ms": 250}),
+    );
+    daemon.done("framework_set_scheduler", json!({"name": "dynamic", "period": 500_000}));
+    let shown = |daemon: &Daemon| {
+        [("bdev_get_bdevs", Value::Null), ("framework_get_config", json!({"name": "vhost_blk"})), ("framework_get_scheduler", Value::Null)]
+            .map(|(method, params)| daemon.done(method, params))
+    };
     let before = shown(&daemon);
     let mut loads = loads(&daemon);
     for number in 1..=5 {
@@ -57,7 +64,7 @@ fn five_daemons_after_one_another_serve_guests_that_notice_nothing() {
         assert_eq!((&told["takeovers"], &told["blackouts"]), (&json!(number), &json!(2 * number)), "{told}");
         assert_eq!(told["last"].as_array().unwrap().len(), 2);
     }
-    assert_eq!(shown(&daemon), before, "names, UUIDs and sizes are what they were");
+    assert_eq!(shown(&daemon), before, "names, UUIDs, sizes, limits and the scheduler are what they were");
     assert!(loads.finish() > 1000);
     let other = daemon.refused(BUSY, "bdev_aio_create", json!({"name": "again", "filename": daemon.folder().join("disk")}));
     assert!(other.contains("'file'"), "{other}");

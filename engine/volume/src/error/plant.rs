@@ -44,6 +44,8 @@ pub(super) struct Image {
     block_bytes: u32,
     /// The write that replaced it was acknowledged.
     pub(super) old: bool,
+    /// A bit for each block of which a read has been sent since, so that what replaced it has been seen.
+    seen: u128,
 }
 
 impl Image {
@@ -57,7 +59,7 @@ impl Image {
                 return None;
             }
             match TAKEN.compare_exchange_weak(taken, taken | 1_u64 << index, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(Self { index, start: start.0, blocks, block_bytes, old: false }),
+                Ok(_) => return Some(Self { index, start: start.0, blocks, block_bytes, old: false, seen: 0 }),
                 Err(now) => taken = now,
             }
         }
@@ -76,22 +78,40 @@ impl Image {
         (first < end).then_some((first, end))
     }
 
-    pub(super) fn meets(&self, start: Lba, blocks: u32) -> bool {
-        self.overlap(start.0, blocks).is_some()
+    /// The bits of the blocks that it has of a request.
+    fn bits(&self, start: Lba, blocks: u32) -> u128 {
+        let bits = |first: u64, end: u64| (first..end).fold(0, |bits, block| bits | 1_u128 << (block - self.start));
+        self.overlap(start.0, blocks).map_or(0, |(first, end)| bits(first, end))
     }
 
-    /// Puts what it has of a read's blocks into the read's memory.
+    /// A read of these blocks returns what replaced it.
+    pub(super) fn see(&mut self, start: Lba, blocks: u32) {
+        if self.old {
+            self.seen |= self.bits(start, blocks);
+        }
+    }
+
+    /// These blocks were written again: nobody has seen yet what they hold now.
+    pub(super) fn unsee(&mut self, start: Lba, blocks: u32) {
+        self.seen &= !self.bits(start, blocks);
+    }
+
+    /// Whether a read of these blocks can return what is not there any more, and has been seen not to be.
+    pub(super) fn can_fool(&self, start: Lba, blocks: u32) -> bool {
+        self.seen & self.bits(start, blocks) != 0
+    }
+
+    /// Puts what it has of a read's blocks into the read's memory, as far as a read before has seen others there.
     pub(super) fn show(&self, region: &Region, regions: &Rc<Regions>, start: Lba, blocks: u32, segments: &[Segment]) {
         let Some((first, end)) = self.overlap(start.0, blocks) else { return };
         let mut bytes = [0; 512];
-        let piece = u64::from(self.block_bytes.min(512));
-        let block = u64::from(self.block_bytes);
-        let (to, until) = ((first - start.0) * block, (end - start.0) * block);
-        let from = IMAGES_AT + u64::from(self.index) * u64::from(IMAGE_BYTES) + (first - self.start) * block;
-        for offset in (0..until - to).step_by(512) {
-            let bytes = &mut bytes[..usize::try_from(piece).expect("at most 512")];
-            region.read(from + offset, bytes).expect("images lie inside the region");
-            scatter(regions, segments, to + offset, bytes);
+        let block_bytes = u64::from(self.block_bytes);
+        for block in (first..end).filter(|block| self.seen >> (block - self.start) & 1 == 1) {
+            let from = IMAGES_AT + u64::from(self.index) * u64::from(IMAGE_BYTES) + (block - self.start) * block_bytes;
+            for offset in (0..block_bytes).step_by(bytes.len()) {
+                region.read(from + offset, &mut bytes).expect("images lie inside the region");
+                scatter(regions, segments, (block - start.0) * block_bytes + offset, &bytes);
+            }
         }
     }
 }
