@@ -136,6 +136,11 @@ impl Io {
     pub(super) fn refused_of_pair(&mut self, desk: &mut Desk, id: SlotId, status: StatusField) {
         let (first, second) = both(desk, id);
         let failed = StatusCode::ABORTED_FUSED_FAILED.permanent();
+        if desk.slots.get(first).step != HELD {
+            // The data of the other one may still be coming: it ends when they are there.
+            self.unpair(desk, id);
+            return self.finish(desk, id, status);
+        }
         if id == second { self.end_pair(desk, first, failed, status) } else { self.end_pair(desk, first, status, failed) }
     }
 
