@@ -1,8 +1,8 @@
 //! One core's buffers for data on its way between hosts and devices: lent and given back, never waited for. Knows no command.
 //!
-//! Who finds nothing keeps its command and asks again. Nobody may hold more than is left for all others together, so
-//! that a connection which never gives anything back still leaves something to every other one, however many there are of
-//! its kind.
+//! Who finds nothing keeps its command and asks again. Nobody may hold more than is left for all others together, and a
+//! quarter of all is for those who hold nothing: so connections which never give anything back still leave something to
+//! many others, of which each gets at least one command's buffers at a time.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -83,12 +83,20 @@ struct Units {
     next: Box<[u32]>,
     first_free: u32,
     free: u32,
+    /// Only for those who hold none.
+    spare: u32,
 }
 
 impl Units {
     fn new(unit_bytes: u32, base: u64, count: u32) -> Self {
         let next: Box<[u32]> = (1..=count).map(|next| if next == count { NONE } else { next }).collect();
-        Self { unit_bytes, base, next, first_free: if count == 0 { NONE } else { 0 }, free: count }
+        Self { unit_bytes, base, next, first_free: if count == 0 { NONE } else { 0 }, free: count, spare: count / 4 }
+    }
+
+    /// Whether somebody who holds so many may have so many more: what others could still take is what would be left.
+    #[inline]
+    fn would_give(&self, held: u32, wanted: u32) -> bool {
+        wanted <= self.free && (held == 0 || held + wanted + self.spare <= self.free)
     }
 
     /// Takes units off the list; the last one's successor is the end.
@@ -161,12 +169,26 @@ impl Pool {
             (Size::Large, &mut self.large, &mut account.large)
         };
         let wanted = len_bytes.div_ceil(units.unit_bytes);
-        // What others could still take is what would be left.
-        if wanted > units.free || (*held > 0 && *held + wanted > units.free) {
+        if !units.would_give(*held, wanted) {
             return None;
         }
         *held += wanted;
         Some(Chain { first: units.take(wanted), units: wanted, size, len_bytes })
+    }
+
+    /// Buffers for `len_bytes` twice, or none at all.
+    pub fn take_two(&mut self, account: &mut Account, len_bytes: u32) -> Option<[Chain; 2]> {
+        let (size, units, held) = if len_bytes <= SMALL_UNIT_BYTES {
+            (Size::Small, &mut self.small, &mut account.small)
+        } else {
+            (Size::Large, &mut self.large, &mut account.large)
+        };
+        let wanted = len_bytes.div_ceil(units.unit_bytes);
+        if !units.would_give(*held, 2 * wanted) {
+            return None;
+        }
+        *held += 2 * wanted;
+        Some([(); 2].map(|()| Chain { first: units.take(wanted), units: wanted, size, len_bytes }))
     }
 
     /// Takes buffers back.
@@ -255,8 +277,7 @@ impl Pool {
     #[must_use]
     pub fn would_give(&self, account: &Account, len_bytes: u32) -> bool {
         let (units, held) = if len_bytes <= SMALL_UNIT_BYTES { (&self.small, account.small) } else { (&self.large, account.large) };
-        let wanted = len_bytes.div_ceil(units.unit_bytes);
-        wanted <= units.free && (held == 0 || held + wanted <= units.free)
+        units.would_give(held, len_bytes.div_ceil(units.unit_bytes))
     }
 
     fn units(&self, chain: &Chain) -> &Units {
@@ -313,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_as_long_as_was_asked_for_and_never_shared() {
-        let (_rig, pool) = pool(4, 8);
+        let (_rig, pool) = pool(4, 12);
         let mut pool = pool.borrow_mut();
         let mut account = Account::default();
         let one = pool.take(&mut account, 3 * LARGE_UNIT_BYTES - 5).unwrap();
@@ -330,7 +351,7 @@ mod tests {
             pool.give(&mut account, chain);
         }
         assert_eq!(account.held_bytes(), 0);
-        assert_eq!((pool.small.free, pool.large.free), (4, 8));
+        assert_eq!((pool.small.free, pool.large.free), (4, 12));
     }
 
     #[test]
@@ -346,6 +367,25 @@ mod tests {
             assert!(account.small >= 1, "hog {hogs} got nothing");
             assert!(account.small <= pool.small.free + 1, "hog {hogs} holds {} and leaves {}", account.small, pool.small.free);
         }
+        // However many have helped themselves: many more get something.
+        let more: Vec<Chain> = std::iter::from_fn(|| pool.take(&mut Account::default(), 4096)).collect();
+        assert!(more.len() >= 10, "{} more", more.len());
+    }
+
+    #[test]
+    fn who_needs_twice_as_much_gets_it_all_at_once_or_nothing() {
+        let (_rig, pool) = pool(0, 16);
+        let mut pool = pool.borrow_mut();
+        let (mut account, mut other) = Default::default();
+        let [one, two] = pool.take_two(&mut account, 8 * LARGE_UNIT_BYTES).expect("all that there is");
+        assert_eq!((account.large, pool.large.free), (16, 0));
+        assert_eq!(pool.take_two(&mut other, 8192), None);
+        pool.give(&mut account, one);
+        pool.give(&mut account, two);
+        let kept = pool.take(&mut other, 9 * LARGE_UNIT_BYTES).unwrap();
+        assert_eq!(pool.take_two(&mut account, 4 * LARGE_UNIT_BYTES), None, "and one of them would fit");
+        assert_eq!((account.large, pool.large.free), (0, 7));
+        pool.give(&mut other, kept);
     }
 
     #[test]

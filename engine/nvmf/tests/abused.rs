@@ -2,14 +2,20 @@
 
 mod common;
 
-use common::host::{Host, Talk};
-use common::world::World;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::host::{HOST, Host, OTHER, Talk};
+use common::world::{BLOCKS, SUBSYSTEM, World};
+use spinel_core::{Channel, Core, Device, Geometry, OpenError};
 use spinel_nvme::admin::Abort;
 use spinel_nvme::command::{Fused, IoOpcode};
 use spinel_nvme::io::Blocks;
 use spinel_nvme::sgl::Sgl;
 use spinel_nvme::status::StatusCode;
-use spinel_nvmf::target::Options;
+use spinel_nvmf::pool::PoolSize;
+use spinel_nvmf::target::{NamespaceSpec, Options};
+use spinel_volume::{MemoryDevice, Shape};
 use zerocopy::IntoBytes as _;
 
 /// A host that takes nothing until the target has no room for another send.
@@ -47,4 +53,104 @@ fn the_first_of_two_that_is_given_up_takes_nothing_from_the_second_whose_data_ar
     assert!(matches!(status.code(), StatusCode::ABORTED_FUSED_FAILED | StatusCode::ABORT_REQUESTED), "{status}");
     let id = io.read(0, 1);
     assert!(io.wait(&mut world, id).status.is_success());
+}
+
+#[test]
+fn what_was_meant_for_a_namespace_is_not_done_to_the_next_one_of_its_number() {
+    let mut world = World::new(Options::default());
+    let (_admin, mut io) = world.pair(Talk::PLAIN);
+    io.answers_r2ts = false;
+    let write = io.write(5, &[0x77; 512], false);
+    io.settle(&mut world);
+    let r2t = io.r2ts[0];
+    let removed = world.target.remove_namespace(SUBSYSTEM, 1).unwrap();
+    world.made(&removed);
+    assert_eq!(world.add_disk("another", BLOCKS), 1);
+    io.answer_r2t(&r2t);
+    assert_eq!(io.wait(&mut world, write).status.code(), StatusCode::INVALID_NAMESPACE);
+    let read = io.read(5, 1);
+    assert_eq!(io.wait(&mut world, read).data, [0; 512]);
+}
+
+/// A disk that nobody can open.
+struct Shut(MemoryDevice);
+
+impl Device for Shut {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn open(&self, _: &mut Core, depth: u16) -> Result<Box<dyn Channel>, OpenError> {
+        Err(OpenError::Depth { asked: depth, max: 0 })
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_opened_costs_no_memory_however_often_it_is_asked_for() {
+    let mut world = World::new(Options::default());
+    let (_admin, mut io) = world.pair(Talk::PLAIN);
+    let device = Arc::new(Shut(MemoryDevice::new(Shape::new(512, BLOCKS)).unwrap()));
+    let spec = NamespaceSpec { device, ..world.spec("shut") };
+    let (nsid, pending) = world.target.add_namespace(SUBSYSTEM, spec).unwrap();
+    world.made(&pending);
+    for _ in 0..20 {
+        let read = Blocks::new(0, 1).command(IoOpcode::Read, nsid, Sgl::transport(512));
+        assert_eq!(io.ask(&mut world, read, &[], &[]).status.code(), StatusCode::NAMESPACE_NOT_READY);
+    }
+    world.turns(5);
+    assert_eq!(world.meters.live(), 0);
+}
+
+/// Time in which nothing comes but keep-alives.
+fn pass_alive(world: &mut World, admins: &mut [&mut Host], seconds: u64) {
+    for _ in 0..seconds.div_ceil(4) {
+        world.pass(Duration::from_secs(4));
+        for admin in &mut *admins {
+            let id = admin.keep_alive();
+            assert!(admin.wait(world, id).status.is_success());
+        }
+    }
+}
+
+#[test]
+fn who_takes_nothing_of_what_it_is_sent_is_not_waited_for_and_gives_back_its_buffers() {
+    let mut world = World::new(Options { pool: PoolSize { small_units: 4, large_units: 32 }, ..Options::default() });
+    let (mut admin, mut deaf) = stuffed(&mut world);
+    let (mut other, cntlid) = world.admin(&OTHER, 0, Talk::PLAIN);
+    // On the same core as the first queue.
+    world.rotate();
+    let mut io = world.queue(&OTHER, 0, cntlid, 1, Talk::PLAIN);
+    let read = io.read(0, 128);
+    assert!(io.wait(&mut world, read).status.is_success(), "something is left");
+    pass_alive(&mut world, &mut [&mut admin, &mut other], 50);
+    assert!(!deaf.end.is_closed());
+    pass_alive(&mut world, &mut [&mut admin, &mut other], 20);
+    assert!(deaf.end.is_closed() && !io.end.is_closed());
+    deaf.end.set_deaf(false);
+    deaf.take();
+}
+
+#[test]
+fn a_host_that_waited_for_buffers_of_ours_has_all_its_time_to_bring_data() {
+    let mut world = World::new(Options { pool: PoolSize { small_units: 1, large_units: 4 }, ..Options::default() });
+    let (mut admin, cntlid) = world.admin(&HOST, 0, Talk::PLAIN);
+    world.rotate();
+    let mut hog = world.queue(&HOST, 0, cntlid, 1, Talk::PLAIN);
+    world.rotate();
+    let mut io = world.queue(&HOST, 0, cntlid, 2, Talk::PLAIN);
+    hog.answers_r2ts = false;
+    hog.write(0, &[1; 512], false);
+    hog.settle(&mut world);
+    io.answers_r2ts = false;
+    let write = io.write(1, &[2; 512], false);
+    io.settle(&mut world);
+    assert!(io.r2ts.is_empty(), "it waits");
+    pass_alive(&mut world, &mut [&mut admin], 68);
+    assert!(hog.end.is_closed());
+    io.settle(&mut world);
+    pass_alive(&mut world, &mut [&mut admin], 40);
+    assert!(!io.end.is_closed());
+    let r2t = io.r2ts[0];
+    io.answer_r2t(&r2t);
+    assert!(io.wait(&mut world, write).status.is_success());
 }

@@ -21,11 +21,11 @@ use outbox::Outbox;
 const SET_UP_NS: u64 = 10_000_000_000;
 /// So much longer if it has to prove who it is.
 const PROOF_NS: u64 = 60_000_000_000;
-/// A PDU that has begun ends within this time; and data that were asked for come within it.
+/// A PDU that has begun ends within this time; data that were asked for come within it, and some of what is sent is taken.
 const TRANSFER_NS: u64 = 60_000_000_000;
 /// What is still to be sent goes within this time once the connection is to end.
 const FAREWELL_NS: u64 = 2_000_000_000;
-/// How often it is looked whether data that were asked for have come.
+/// How often it is looked whether data that were asked for have come, and whether what is sent is taken.
 const LOOK_NS: u64 = 5_000_000_000;
 /// Most PDUs of one turn, and about how many bytes of data.
 const TURN_PDUS: usize = 64;
@@ -72,6 +72,8 @@ struct Connection<S> {
     since: Option<Instant>,
     opened: Option<Instant>,
     next_look: Instant,
+    /// How many sends were done when that was last different, and when that was.
+    taken: (u64, Instant),
     crowd: Rc<Crowd>,
     member: Member,
     /// Most PDUs of a turn beside others.
@@ -133,6 +135,7 @@ impl<S: Stream> Connection<S> {
             since: None,
             opened: None,
             next_look: Instant::default(),
+            taken: (0, Instant::default()),
         })
     }
 
@@ -199,8 +202,8 @@ impl<S: Stream> Connection<S> {
                 }
             }
         }
-        // A PDU that waits for buffers of ours is not late.
-        let midway = self.receiver.midway() && self.stalled.is_none();
+        // A PDU that waits for buffers of ours, or for answers to go, is not late.
+        let midway = self.receiver.midway() && self.stalled.is_none() && self.queue.may_take();
         self.since = if midway { self.since.or(Some(now)) } else { None };
         any
     }
@@ -369,7 +372,7 @@ impl<S: Stream> Connection<S> {
         }
         let late = self.since.is_some_and(|since| now.since_ns(since) > TRANSFER_NS);
         if late || now >= self.next_look && self.is_owed_too_long(now) {
-            tracing::warn!("{} begins to send and does not go on", self.name);
+            tracing::warn!("{} begins to send and does not go on, or takes nothing of what it is sent", self.name);
             self.close(now);
         }
     }
@@ -382,7 +385,11 @@ impl<S: Stream> Connection<S> {
     #[cold]
     fn is_owed_too_long(&mut self, now: Instant) -> bool {
         self.next_look = now.after_ns(LOOK_NS);
-        self.queue.oldest_fetch().is_some_and(|since| now.since_ns(since) > TRANSFER_NS)
+        if self.outbox.is_sent(&self.stream) || self.stream.sent() != self.taken.0 {
+            self.taken = (self.stream.sent(), now);
+        }
+        let owed = self.queue.oldest_fetch().is_some_and(|since| now.since_ns(since) > TRANSFER_NS);
+        owed || now.since_ns(self.taken.1) > TRANSFER_NS
     }
 
     /// When somebody will have taken too long.
@@ -393,7 +400,8 @@ impl<S: Stream> Connection<S> {
             Phase::Leaving => after(self.opened, FAREWELL_NS + 1),
             Phase::Running | Phase::Closed => Armed::Idle,
         };
-        let fetch = if self.queue.oldest_fetch().is_some() { Armed::Until(self.next_look) } else { Armed::Idle };
+        let owed = self.queue.oldest_fetch().is_some() || !self.outbox.is_sent(&self.stream);
+        let fetch = if owed { Armed::Until(self.next_look) } else { Armed::Idle };
         phase.min(after(self.since, TRANSFER_NS + 1)).min(fetch)
     }
 

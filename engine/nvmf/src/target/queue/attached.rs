@@ -46,6 +46,8 @@ pub(crate) struct Attached {
     pub(crate) block_count: u64,
     pub(crate) gates: Gates,
     pub(crate) door: Door,
+    /// Counts the namespaces that a queue has used: one that was taken away and added again is another one.
+    pub(crate) use_number: u32,
 }
 
 /// Who uses namespaces, and by which way.
@@ -59,13 +61,14 @@ pub(crate) struct Visitor {
 }
 
 impl Attached {
-    pub(crate) fn new(namespace: &Arc<Namespace>, view: &View, visitor: &Visitor) -> Self {
+    pub(crate) fn new(namespace: &Arc<Namespace>, view: &View, visitor: &Visitor, use_number: u32) -> Self {
         let mut attached = Self {
             namespace: Arc::clone(namespace),
             shift: 9,
             block_count: 0,
             gates: Gates { read: StatusField::SUCCESS, write: StatusField::SUCCESS },
             door: Door::Closed,
+            use_number,
         };
         attached.look(namespace, view, visitor);
         attached

@@ -82,10 +82,13 @@ impl Io {
             (Some(attached), Ok((channel, meter))) => {
                 attached.door = Door::Open(Way { nsid, instance, channel, meter, flying: 0, shut: false });
             }
-            (Some(attached), Err(_)) => attached.door = Door::Refused,
-            // It leads to what is not there any more.
-            (None, Ok(_)) => desk.voice.say(Said::Closed { nsid, instance }),
-            (None, Err(_)) => {}
+            (wanted, refused) => {
+                if let (Some(attached), Err(_)) = (wanted, &refused) {
+                    attached.door = Door::Refused;
+                }
+                // There is no channel, or it leads to what is not there any more.
+                desk.voice.say(Said::Closed { nsid, instance });
+            }
         }
         // One that was asked for before the namespace changed is asked for again by the commands that wait.
         for attached in &mut self.attached {

@@ -71,17 +71,11 @@ impl Desk {
     #[inline]
     pub(crate) fn reserve(&mut self, len_bytes: u32, twice: bool) -> Option<Reserved> {
         let mut pool = self.pool.borrow_mut();
-        let data = pool.take(&mut self.account, len_bytes)?;
-        if !twice {
-            return Some(Reserved { data, other: None });
+        if twice {
+            let [data, other] = pool.take_two(&mut self.account, len_bytes)?;
+            return Some(Reserved { data, other: Some(other) });
         }
-        match pool.take(&mut self.account, len_bytes) {
-            Some(other) => Some(Reserved { data, other: Some(other) }),
-            None => {
-                pool.give(&mut self.account, data);
-                None
-            }
-        }
+        pool.take(&mut self.account, len_bytes).map(|data| Reserved { data, other: None })
     }
 
     /// Gives reserved buffers back that are not needed after all.

@@ -29,6 +29,8 @@ pub(crate) struct Io {
     depth: u16,
     /// Namespaces that were used, in no order.
     pub(super) attached: Vec<Attached>,
+    /// How many namespaces were used.
+    uses: u32,
     /// By namespace, from 1: its place among them.
     pub(super) places: Box<[u16]>,
     /// Channels to what is not there any more.
@@ -62,6 +64,7 @@ impl Io {
             cntlid,
             depth,
             attached: Vec::new(),
+            uses: 0,
             places: vec![NOWHERE; namespaces + 1].into_boxed_slice(),
             leaving: Vec::new(),
             batch: Vec::with_capacity(BATCH_MAX),
@@ -97,7 +100,9 @@ impl Io {
         }
         let opcode = IoOpcode::of(command.opcode()).ok_or(StatusCode::INVALID_OPCODE.permanent())?;
         let place = self.place(command.nsid())?;
-        let len_bytes = desk.slots.get(id).len_bytes;
+        let slot = desk.slots.get_mut(id);
+        slot.use_number = self.attached[place].use_number;
+        let len_bytes = slot.len_bytes;
         let Some(plan) = plan(&command, opcode, self.attached[place].shift) else {
             return self.check_other(desk, &command, opcode, len_bytes);
         };
@@ -153,7 +158,8 @@ impl Io {
         let visible = self.view.namespace(nsid).filter(|namespace| namespace.visible.includes(&self.visitor.host));
         let namespace = visible.ok_or(StatusCode::INVALID_NAMESPACE.permanent())?;
         let place = self.attached.len();
-        self.attached.push(Attached::new(namespace, &self.view, &self.visitor));
+        self.uses = self.uses.wrapping_add(1);
+        self.attached.push(Attached::new(namespace, &self.view, &self.visitor, self.uses));
         self.places[nsid as usize] = u16::try_from(place).expect("namespaces are few");
         Ok(place)
     }
@@ -180,13 +186,15 @@ impl Io {
     #[inline]
     pub(super) fn launch(&mut self, desk: &mut Desk, id: SlotId) {
         let slot = desk.slots.get(id);
-        let (nsid, op, begun) = (slot.command.nsid(), slot.op, slot.begun);
+        let (nsid, op, begun, use_number) = (slot.command.nsid(), slot.op, slot.begun, slot.use_number);
         let allowed = self.place(nsid).and_then(|place| {
             // What was begun goes on, whatever the others are told meanwhile.
             if !begun {
                 self.gate(place, op)?;
             }
-            Ok(place)
+            // What was meant for one namespace is not done to another that has its number now.
+            let same = self.attached[place].use_number == use_number;
+            if same { Ok(place) } else { Err(StatusCode::INVALID_NAMESPACE.permanent()) }
         });
         let place = match allowed {
             Ok(place) => place,

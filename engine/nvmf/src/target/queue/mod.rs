@@ -88,6 +88,8 @@ pub(crate) struct Queue {
     seat: Rc<Seat>,
     role: Role,
     state: State,
+    /// When the last of the data came that the host was asked for by one R2T.
+    fed: Instant,
     /// The host has to prove who it is,
     proves: bool,
     /// and has not yet.
@@ -101,7 +103,7 @@ impl Queue {
         let seat = Seat::take(core, voice.id());
         let slots = Slots::new(ENTRIES_OF_STRANGERS);
         let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), usual_ns: 0 };
-        Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, proves: false, unproven: false })
+        Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, fed: Instant::default(), proves: false, unproven: false })
     }
 
     /// A command has come, and `capsule_bytes` of data come with it.
@@ -266,6 +268,9 @@ impl Queue {
         if slot.received < slot.len_bytes {
             return;
         }
+        if slot.phase == Phase::Fetching {
+            self.fed = self.desk.now;
+        }
         (slot.arrived, slot.phase) = (true, Phase::Waiting);
         if slot.spoiled { self.spoiled(id) } else { self.run(id) }
     }
@@ -285,7 +290,7 @@ impl Queue {
     pub(crate) fn next_fetch(&mut self) -> Option<(SlotId, u16, u16, u32)> {
         let id = self.desk.slots.fetches.pop_front()?;
         let slot = self.desk.slots.get_mut(id);
-        slot.phase = Phase::Fetching;
+        (slot.phase, slot.asked) = (Phase::Fetching, self.desk.now);
         let (command, len_bytes) = (slot.command.id(), slot.len_bytes);
         Some((id, command, self.desk.slots.transfer_tag(id), len_bytes))
     }
@@ -298,10 +303,10 @@ impl Queue {
         Some((id, slot.command.id(), slot.received, slot.len_bytes))
     }
 
-    /// Whether a host has been asked for data that have not come.
+    /// Since when a host has been asked for data that have not come, and has not brought any other.
     pub(crate) fn oldest_fetch(&self) -> Option<Instant> {
         let fetching = self.desk.slots.all().filter(|id| self.desk.slots.get(*id).phase == Phase::Fetching);
-        fetching.map(|id| self.desk.slots.get(id).started).min()
+        fetching.map(|id| self.desk.slots.get(id).asked).min().map(|asked| asked.max(self.fed))
     }
 
     /// Whether more commands may be brought, as far as answers are concerned.

@@ -55,6 +55,10 @@ pub(crate) struct Slot {
     /// When it began, counted in what connections were told to look out for.
     pub(crate) epoch: u32,
     pub(crate) started: Instant,
+    /// When the host was asked for its data.
+    pub(crate) asked: Instant,
+    /// For which use of its namespace it was looked at: a later one is another namespace of the same number.
+    pub(crate) use_number: u32,
     /// The length of its data.
     pub(crate) len_bytes: u32,
     /// How much of the host's data is here.
@@ -126,6 +130,8 @@ impl Slots {
             begun: false,
             epoch: 0,
             started: Instant::default(),
+            asked: Instant::default(),
+            use_number: 0,
             len_bytes: 0,
             received: 0,
             spoiled: false,
