@@ -514,7 +514,11 @@ mod tests {
         assert_eq!((near.segment(0x10ff8, 8), near.segment(0x10ff8, 9), near.segment(0x20000, 1)), (Some(first), None, None));
         map.ranges()[0].region.write(0xff0, &[[1, 0, 0, 0, 0, 0, 0, 0], [2; 8]].concat()).unwrap();
         assert_eq!(near.words::<2>(0x10ff0), Some([1, 0x0202_0202_0202_0202]));
-        assert_eq!((near.words::<1>(0x10ff1), near.words::<2>(0x10ff1)), (Some([0x0200_0000_0000_0000]), None), "at any address, up to the end");
+        assert_eq!(
+            (near.words::<1>(0x10ff1), near.words::<2>(0x10ff1)),
+            (Some([0x0200_0000_0000_0000]), None),
+            "at any address, up to the end"
+        );
         assert_eq!((near.spot(0x10fff).is_some(), near.spot(0x11000)), (true, None));
         assert_eq!((&map).words::<2>(0x10ff8), None, "a seam is for those who look more slowly");
     }
