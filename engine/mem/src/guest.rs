@@ -63,6 +63,11 @@ impl fmt::Display for GuestRangeError {
 
 impl std::error::Error for GuestRangeError {}
 
+/// A word at any address: nobody says that a driver puts its requests at multiples of 8.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct AnyWord(u64);
+
 /// A range that matched, flat, so that a match touches one cache line.
 #[derive(Clone, Copy, Debug)]
 struct Last {
@@ -112,18 +117,16 @@ impl Last {
         here
     }
 
-    /// Words, each copied once; `None` if they do not all lie here, or are not aligned.
+    /// Words, each copied once; `None` if they do not all lie here.
     #[inline(always)]
     fn words<const N: usize>(&self, guest: u64) -> Option<[u64; N]> {
-        let first = self.at(self.offset(guest, bytes_of_words::<N>())?).cast::<u64>();
-        if !first.is_aligned() {
-            return None;
-        }
+        let first = self.at(self.offset(guest, bytes_of_words::<N>())?).cast::<AnyWord>();
         Some(std::array::from_fn(|index| {
             // SAFETY: N words from there on lie inside the mapping.
             let word = unsafe { first.add(index) };
-            // SAFETY: it is aligned, lies inside the mapping, and every bit pattern is a word.
-            u64::from_le(unsafe { word.read_volatile() })
+            // SAFETY: it lies inside the mapping, needs no alignment, and every bit pattern is a word.
+            let AnyWord(word) = unsafe { word.read_volatile() };
+            u64::from_le(word)
         }))
     }
 
@@ -156,7 +159,7 @@ pub trait Look: Copy {
     #[must_use]
     fn spot(self, guest: u64) -> Option<Spot>;
 
-    /// Little-endian words, each copied once; `None` if they do not lie in one range that can be seen, or not at a multiple of 8.
+    /// Little-endian words at any address, each copied once; `None` if they do not lie in one range that can be seen.
     #[must_use]
     fn words<const N: usize>(self, guest: u64) -> Option<[u64; N]>;
 }
@@ -511,7 +514,11 @@ mod tests {
         assert_eq!((near.segment(0x10ff8, 8), near.segment(0x10ff8, 9), near.segment(0x20000, 1)), (Some(first), None, None));
         map.ranges()[0].region.write(0xff0, &[[1, 0, 0, 0, 0, 0, 0, 0], [2; 8]].concat()).unwrap();
         assert_eq!(near.words::<2>(0x10ff0), Some([1, 0x0202_0202_0202_0202]));
-        assert_eq!((near.words::<2>(0x10ff8), near.words::<1>(0x10ff4)), (None, None), "beyond the end, and not aligned");
+        assert_eq!(
+            (near.words::<1>(0x10ff1), near.words::<2>(0x10ff1)),
+            (Some([0x0200_0000_0000_0000]), None),
+            "at any address, up to the end"
+        );
         assert_eq!((near.spot(0x10fff).is_some(), near.spot(0x11000)), (true, None));
         assert_eq!((&map).words::<2>(0x10ff8), None, "a seam is for those who look more slowly");
     }

@@ -18,7 +18,9 @@ pub const USER_BASE: u64 = 0x7f00_0000_0000;
 
 /// Bytes set aside for each head: header, status, an indirect table, data.
 const SLOT_META_BYTES: u64 = 4096;
-const STATUS_AT: u64 = 16;
+/// At no multiple of anything: nothing says where a driver has to put its requests, and nothing may cost more for it.
+const HEADER_AT: u64 = 3;
+const STATUS_AT: u64 = HEADER_AT + 16;
 const TABLE_AT: u64 = 64;
 
 /// How a simulated driver lays out its requests.
@@ -191,6 +193,12 @@ impl SimGuest {
         Self::rings_bytes(self.layout) + u64::from(head) * SLOT_META_BYTES
     }
 
+    /// Where a head's request header lies in the region.
+    #[must_use]
+    pub fn header_at(&self, head: u16) -> u64 {
+        self.meta_at(head) + HEADER_AT
+    }
+
     /// Where a head's data buffer lies in the region.
     #[must_use]
     pub fn data_at(&self, head: u16) -> u64 {
@@ -222,7 +230,7 @@ impl SimGuest {
         header[..4].copy_from_slice(&request.kind.to_le_bytes());
         header[8..].copy_from_slice(&request.sector.to_le_bytes());
         let meta = self.meta_at(head);
-        self.region.write(meta, &header).expect("inside the region");
+        self.region.write(self.header_at(head), &header).expect("inside the region");
         self.region.write(meta + STATUS_AT, &[0xff]).expect("inside the region");
         let pieces = request.pieces;
         let chain = (0..pieces + 2).map(|at| self.buffer(head, request, at));
@@ -274,7 +282,7 @@ impl SimGuest {
         const DEVICE_WRITES: u64 = 2 << 32;
         let meta = GUEST_BASE + self.shift + self.meta_at(head);
         if at == 0 {
-            return [meta, 16];
+            return [meta + HEADER_AT, 16];
         }
         if at > request.pieces {
             return [meta + STATUS_AT, 1 | DEVICE_WRITES];

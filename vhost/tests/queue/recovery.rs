@@ -285,8 +285,7 @@ fn writes_to_one_place_that_another_back_end_had_in_flight_together_come_one_aft
         let second = write(&mut bench, 8, 2);
         publish(&mut bench);
         // The second one's header says the first one's sector now.
-        let headers = bench.guest.data_at(0) - 4096 * u64::from(SIZE);
-        bench.guest.region().write(headers + 4096 * u64::from(second) + 8, &7_u64.to_le_bytes()).unwrap();
+        bench.guest.region().write(bench.guest.header_at(second) + 8, &7_u64.to_le_bytes()).unwrap();
         asked(&world);
         let mut bench = world.kill(bench);
         for expected in [vec![7], vec![7]] {
