@@ -6,6 +6,7 @@ use super::hash::Hash;
 use super::message::{Body, Message, Offer};
 use super::response::{Challenge, Role};
 use super::{Explanation, Failure, Parties, Policy, Random, State};
+use crate::nqn::Nqn;
 
 /// One queue's authentication, from the controller's side. A host may authenticate again when it has before.
 pub struct ControllerAuth {
@@ -55,6 +56,12 @@ impl ControllerAuth {
     #[must_use]
     pub fn new(parties: Parties, policy: Policy) -> Self {
         Self { parties, policy, step: Step::Negotiate, transaction: 0, done: None }
+    }
+
+    /// Who is to prove that it is this one.
+    #[must_use]
+    pub fn host(&self) -> &Nqn {
+        &self.parties.host
     }
 
     /// How it stands. Who has authenticated stays so while it does it again, unless that fails. Who is to be refused learns

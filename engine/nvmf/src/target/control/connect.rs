@@ -124,6 +124,7 @@ impl State {
     /// A connection is over. With its admin queue goes the controller.
     pub(super) fn ended(&mut self, who: ConnectionId) {
         let Some(link) = self.links.remove(&who) else { return };
+        link.note_unproven();
         let share = self.shares.entry(link.mailbox.core()).or_default();
         for (.., meters, meter) in &link.meters {
             share.requests += meter.requests();

@@ -4,7 +4,7 @@
 
 use super::super::note::{Standing, Told};
 use super::super::view::ConnectionId;
-use super::{Change, State, Target, TargetError};
+use super::{Change, Link, State, Target, TargetError};
 use crate::auth::{ControllerAuth, Key, Parties, Policy, State as AuthState};
 use crate::nqn::Nqn;
 
@@ -44,6 +44,15 @@ impl Target {
     }
 }
 
+impl Link {
+    /// Says so if it ends while its host still has to prove who it is: one without a secret goes without a word.
+    pub(super) fn note_unproven(&self) {
+        if let Some(auth) = self.auth.as_ref().filter(|auth| auth.state() == AuthState::Pending) {
+            tracing::warn!("{} has gone, and has not proved that it is host {}", self.peer, auth.host());
+        }
+    }
+}
+
 impl State {
     /// How a host that connects has to prove who it is, if it has to.
     pub(super) fn begin_proof(&self, subsystem: &Nqn, host: &Nqn) -> Option<ControllerAuth> {
@@ -73,13 +82,14 @@ impl State {
 
     fn standing(&self, of: ConnectionId) -> Standing {
         let Some(link) = self.links.get(&of) else { return Standing::Failed };
-        match link.auth.as_ref().map(|auth| auth.state()) {
-            Some(AuthState::Done { .. }) => Standing::Proven,
-            Some(AuthState::Failed(failure)) => {
-                tracing::warn!("{} does not prove who it is: {failure}", link.peer);
+        let Some(auth) = &link.auth else { return Standing::Pending };
+        match auth.state() {
+            AuthState::Done { .. } => Standing::Proven,
+            AuthState::Failed(failure) => {
+                tracing::warn!("{} does not prove that it is host {}: {failure}", link.peer, auth.host());
                 Standing::Failed
             }
-            Some(AuthState::Pending) | None => Standing::Pending,
+            AuthState::Pending => Standing::Pending,
         }
     }
 }
