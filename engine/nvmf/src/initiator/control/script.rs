@@ -24,8 +24,10 @@ const PAGE_BYTES: u32 = 4096;
 /// Bytes of a log that are asked for at a time, and most bytes of one.
 const LOG_BYTES: u32 = 8 << 10;
 const LOG_BYTES_MAX: usize = 1 << 20;
-/// Bytes of a log that is only read so that its event is told again.
+/// Bytes of a log that is only read so that its event is told again, unless it has a size of its own.
 const TAKEN_BACK_BYTES: u32 = 512;
+/// Bytes of the list of changed namespaces. Linux' target gives all of it or nothing (internal error).
+const CHANGED_BYTES: u32 = 4096;
 /// Bytes that the discovery log begins with, and most of its entries that are looked at.
 const DISCOVERY_HEAD_BYTES: u32 = 1024;
 const ENTRIES_MAX: usize = 1000;
@@ -147,6 +149,11 @@ impl Task {
         }
     }
 
+    /// Whether its answer says something that has to be known.
+    fn tells(&self) -> bool {
+        !matches!(self, Self::Events | Self::TakeBack(_))
+    }
+
     /// Whether a refusal of it does no harm.
     fn may_fail(&self) -> bool {
         matches!(self, Self::Events | Self::Descriptors(..) | Self::TakeBack(_) | Self::Namespace(_))
@@ -243,8 +250,8 @@ impl Script {
                 (GetLogPage::new(LogPage::Discovery.code(), 0, 0, head.into()).command(none), head)
             }
             Task::TakeBack(page) => {
-                let log = GetLogPage::new(*page, spinel_nvme::command::NSID_ALL, 0, TAKEN_BACK_BYTES.into());
-                (log.command(none), TAKEN_BACK_BYTES)
+                let bytes = if *page == LogPage::ChangedNamespaces.code() { CHANGED_BYTES } else { TAKEN_BACK_BYTES };
+                (GetLogPage::new(*page, spinel_nvme::command::NSID_ALL, 0, bytes.into()).command(none), bytes)
             }
             Task::Settle => return None,
         };
@@ -306,14 +313,15 @@ impl Script {
 
     fn refused(&mut self, task: Task, status: StatusField) -> Result<Outcome, ScriptError> {
         let what = task.what();
-        if is_passing(status) {
-            // It says nothing of what was asked for: a namespace whose page was spoilt on its way is still there.
+        if is_passing(status) && self.repeats < REPEATS_MAX {
             self.repeats += 1;
-            if self.repeats > REPEATS_MAX {
-                return Err(ScriptError::Refused { what, status: status.to_string() });
-            }
             self.tasks.push_front(task);
             return Ok(Outcome::Again);
+        }
+        self.repeats = 0;
+        // It says nothing of what was asked for: a namespace whose page was spoilt on its way is still there.
+        if is_passing(status) && task.tells() {
+            return Err(ScriptError::Refused { what, status: status.to_string() });
         }
         match task {
             // Controllers before 1.3 have none.
@@ -476,4 +484,48 @@ where
     T: zerocopy::FromBytes + zerocopy::KnownLayout + zerocopy::Immutable + zerocopy::Unaligned,
 {
     T::ref_from_bytes(data).map_err(|_| ScriptError::Nonsense { what, why: format!("{} bytes", data.len()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use spinel_nvme::admin::GetLogPage;
+    use spinel_nvme::status::StatusCode;
+
+    use super::*;
+
+    /// How many bytes of which log are asked for.
+    fn log(script: &Script) -> (u8, u64, u32) {
+        let Asking { command, room_bytes } = script.next().expect("something is asked");
+        let log = GetLogPage::of(&command);
+        (log.page, log.len_bytes(), room_bytes)
+    }
+
+    fn refuse(script: &mut Script, status: StatusField) -> Result<Outcome, ScriptError> {
+        script.answered(&Reply { end: End::Answered { status, result: 0, come_bytes: 0 }, data: Vec::new() })
+    }
+
+    #[test]
+    fn the_list_of_changed_namespaces_is_read_as_a_whole_and_other_logs_as_far_as_their_event_needs_it() {
+        let mut script = Script::default();
+        script.rescan();
+        assert_eq!(log(&script), (LogPage::ChangedNamespaces.code(), 4096, 4096));
+        let mut script = Script::default();
+        script.take_back(LogPage::Smart.code());
+        assert_eq!(log(&script), (LogPage::Smart.code(), 512, 512));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_keeps_nothing_from_being_looked_at() {
+        let mut script = Script::default();
+        script.rescan();
+        for _ in 0..REPEATS_MAX {
+            assert!(matches!(refuse(&mut script, StatusCode::INTERNAL.retriable()), Ok(Outcome::Again)));
+        }
+        assert!(matches!(refuse(&mut script, StatusCode::INTERNAL.retriable()), Ok(Outcome::On)));
+        // The list of namespaces itself has to be known.
+        for _ in 0..REPEATS_MAX {
+            assert!(matches!(refuse(&mut script, StatusCode::INTERNAL.retriable()), Ok(Outcome::Again)));
+        }
+        assert!(refuse(&mut script, StatusCode::INTERNAL.retriable()).is_err());
+    }
 }
