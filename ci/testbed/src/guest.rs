@@ -1,5 +1,6 @@
 //! One running guest: QEMU, its disks, its console, and how it ended. It knows no test and no accelerator but by name.
 
+mod holding;
 mod moving;
 
 use crate::accelerator::Accelerator;
@@ -290,8 +291,8 @@ impl Maker {
         command.args(arrives.then_some(["-incoming", "defer"]).into_iter().flatten());
         if let Some(network) = &plan.network {
             let forwards: String = network.forwards.iter().map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}")).collect();
-            command.args(["-netdev", &format!("user,id=net,restrict=off{forwards}")]);
-            command.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+            command.args(["-netdev", &format!("user,id={NETWORK},restrict=off{forwards}")]);
+            command.args(["-device", &format!("virtio-net-pci,netdev={NETWORK},romfile=")]);
         }
         for (number, disk) in plan.disks.iter().enumerate() {
             let id = format!("disk{number}");
@@ -309,6 +310,9 @@ impl Maker {
 const FIRST_SLOT: usize = 0x10;
 /// The slots from there on that the machine leaves free.
 const DISKS_MAX: usize = 15;
+
+/// What QEMU calls the guest's network.
+const NETWORK: &str = "net";
 
 /// A path in an option of QEMU's, where a comma is written twice.
 fn option(before: &str, path: &Path) -> OsString {
@@ -499,6 +503,11 @@ impl Guest {
     fn late(&self, awaited: &str) -> GuestError {
         let (name, log) = (self.name.clone(), self.files.console_log.clone());
         GuestError::Late { name, awaited: awaited.to_owned(), tail: tail(&log, 10), log }
+    }
+
+    fn uncontrolled(&self, source: QmpError) -> GuestError {
+        let (name, log) = (self.name.clone(), self.files.qemu_log.clone());
+        GuestError::Control { name, tail: tail(&log, 5), log, source: Box::new(source) }
     }
 
     fn failure(&self, status: ExitStatus) -> GuestError {

@@ -2,7 +2,6 @@
 
 use super::{Guest, GuestError};
 use crate::clock::Deadline;
-use crate::process::tail;
 use crate::qmp::{Qmp, QmpError};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -67,11 +66,6 @@ impl Guest {
                 _ => {}
             }
         }
-    }
-
-    fn uncontrolled(&self, source: QmpError) -> GuestError {
-        let (name, log) = (self.name.clone(), self.files.qemu_log.clone());
-        GuestError::Control { name, tail: tail(&log, 5), log, source: Box::new(source) }
     }
 }
 
