@@ -1,58 +1,4 @@
-# What a Linux host must find in subsystems that the daemon serves over NVMe/TCP. Needs the testbed's prelude and disk.sh.
-
-HOST_ID=5e1f0c3a-9a52-4d0b-8c1e-0d2f7a5b6c77
-HOST=nqn.2014-08.org.nvmexpress:uuid:$HOST_ID
-SUBSYSTEM=nqn.2026-11.example.spinel:disks
-
-load nvme-host
-network
-
-# nvme_connect PORT NQN OPTION...   a controller over one connection
-nvme_connect() {
-    port=$1 nqn=$2
-    shift 2
-    nvme connect -t tcp -a 10.0.2.2 -s "$port" -n "$nqn" -q "$HOST" -I "$HOST_ID" "$@"
-}
-
-# within SECONDS COMMAND...   the command succeeds before the seconds are over
-within() {
-    rounds=$(($1 * 10))
-    shift
-    until "$@"; do
-        rounds=$((rounds - 1))
-        [ $rounds -gt 0 ] || return 1
-        sleep 0.1
-    done
-}
-
-# namespace NSID   the block device of a namespace of the only subsystem
-namespace() {
-    for found in /sys/block/nvme*n*; do
-        case $found in *c[0-9]*) continue ;; esac
-        [ "$(cat "$found/nsid" 2>/dev/null)" = "$1" ] && echo "/dev/${found##*/}" && return
-    done
-    return 1
-}
-
-# controller   the character device of the first controller
-controller() {
-    set -- /dev/nvme[0-9]
-    echo "$1"
-}
-
-# controllers   how many there are
-controllers() {
-    set -- /sys/class/nvme/nvme*
-    [ -e "$1" ] && echo $# || echo 0
-}
-
-gone() {
-    [ "$(controllers)" = 0 ]
-}
-
-disconnected() {
-    nvme disconnect -n "$SUBSYSTEM" >/dev/null && within 10 gone
-}
+# What a Linux host must find in subsystems that the daemon serves over NVMe/TCP. Needs the testbed's prelude, disk.sh and nvme-host.sh.
 
 has_mib() {
     [ "$(blockdev --getsize64 "$(namespace "$1")")" = $(($2 << 20)) ]
@@ -127,12 +73,6 @@ changes() {
     claim "change: it has grown" within 20 has_mib 2 64
     reach "remove"
     claim "change: it is gone" within 20 not namespace 2
-}
-
-# ended STATUS LOG   what a command in the background ended with
-ended() {
-    cat "$2"
-    return "$1"
 }
 
 # survives PORT PORT   two paths, of which one changes its state, and then goes, under verified load

@@ -1,16 +1,15 @@
 //! spinelbench beside a daemon that stalls, that damages data, and that is killed: it must show all of it. No guest.
 
+use crate::spinelbench::{Spinelbench, figures, path, vhost};
 use crate::{Bench, Failure, Findings, claim};
 use serde_json::{Value, json};
 use spinel_testbed::backing::sparse_file;
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
 use spinel_testbed::guest::Claim;
-use spinel_testbed::process::{Process, open_log};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 /// The daemon is held so long, once in every second.
@@ -18,7 +17,7 @@ const STALL: Duration = Duration::from_millis(100);
 const BETWEEN: Duration = Duration::from_millis(900);
 /// A little less than a stall: the first request that meets one is sent after it has begun.
 const STALLED_NS: u64 = 80_000_000;
-/// Far more than a run of a few seconds takes.
+/// Far more than a killed daemon holds a file.
 const PATIENCE_S: u64 = 60;
 
 /// Each kind of damage: of which requests, what the daemon calls it, and what spinelbench must call it.
@@ -31,6 +30,9 @@ const DAMAGE: [(&str, &str, &str); 4] = [
 
 /// So often each is planted: a stale read is called so only where a newer one was seen before, and lost otherwise.
 const PLANTED: u32 = 64;
+
+/// Names the logs.
+const CASE: &str = "instrument";
 
 pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     let mut claims = stalls(bench)?;
@@ -62,7 +64,8 @@ fn while_stalling(bench: &Bench, daemon: &mut Daemon, socket: &Path, arguments: 
     let report = bench.logs.join("instrument.json");
     let mut arguments = Vec::from(arguments);
     arguments.extend(["--time", "5s", "--warm-up", "0ms"]);
-    let mut instrument = Instrument::start(bench, "run", socket, &[&arguments, ["--json", path(&report)?].as_slice()].concat())?;
+    let mut instrument =
+        Spinelbench::start(bench, CASE, "run", &vhost(socket), &[&arguments, ["--json", path(&report)?].as_slice()].concat())?;
     while instrument.process.wait_until(Deadline::after(BETWEEN))?.is_none() {
         daemon.process().pause()?;
         // The instrument's end would be as good an event; what is waited for is the time.
@@ -84,12 +87,12 @@ fn damage(bench: &Bench) -> Result<Vec<Claim>, Failure> {
     let socket = daemon.serve("EE_memory", false)?;
     let report = bench.logs.join("instrument.json");
     let load = ["-w", "randrw", "-b", "4K-32K", "-d", "8", "--allow-writes", "--verify", "--time", "2s", "--json", path(&report)?];
-    Instrument::start(bench, "run", &socket, &load)?.ends_with(0)?;
+    Spinelbench::start(bench, CASE, "run", &vhost(&socket), &load)?.ends_with(0)?;
     let clean = figures(&report)?;
     let checked = clean["verified"]["stamps"].as_u64().unwrap_or(0);
     let mut claims = vec![claim("damage: a sound disk is found sound", checked > 1000 && clean["verified"]["wrong"] == 0)];
     for (io_type, error_type, word) in DAMAGE {
-        let mut instrument = Instrument::start(bench, "run", &socket, &load)?;
+        let mut instrument = Spinelbench::start(bench, CASE, "run", &vhost(&socket), &load)?;
         // Something has been written by then that can be damaged.
         let _ = instrument.process.wait_until(Deadline::after(Duration::from_millis(700)))?;
         daemon
@@ -114,7 +117,7 @@ fn kill(bench: &Bench) -> Result<Vec<Claim>, Failure> {
     daemon.call("bdev_uring_create", create.clone())?;
     let socket = daemon.serve("file", false)?;
     let load = ["-w", "randwrite", "-b", "4K-32K", "-d", "8", "--verify", "--time", "60s", "--log", path(&log)?];
-    let mut instrument = Instrument::start(bench, "run", &socket, &load)?;
+    let mut instrument = Spinelbench::start(bench, CASE, "run", &vhost(&socket), &load)?;
     let still_runs = instrument.process.wait_until(Deadline::after(Duration::from_millis(1500)))?.is_none();
     daemon.process().kill();
     instrument.ends_with(3)?;
@@ -128,56 +131,16 @@ fn kill(bench: &Bench) -> Result<Vec<Claim>, Failure> {
     }
     let socket = daemon.serve("file", false)?;
     let check = ["--log", path(&log)?];
-    let sound = Instrument::start(bench, "verify", &socket, &check)?.ends_with(0);
+    let sound = Spinelbench::start(bench, CASE, "verify", &vhost(&socket), &check)?.ends_with(0);
     daemon.call("vhost_delete_controller", json!({"ctrlr": "file.sock"}))?;
     daemon.call("bdev_uring_delete", json!({"name": "file"}))?;
     let hole = fs::OpenOptions::new().write(true).open(&file)?;
     hole.write_all_at(&vec![0; 8 << 20], 16 << 20)?;
-    let found = Instrument::start_on(bench, "verify", &format!("file:{}", file.display()), &check)?.ends_with(1);
+    let found = Spinelbench::start(bench, CASE, "verify", &format!("file:{}", file.display()), &check)?.ends_with(1);
     daemon.stop()?;
     Ok(vec![
         claim("kill: the load ran until the daemon was killed, and said so", still_runs),
         claim("kill: everything acknowledged is there", sound.is_ok()),
         claim("kill: what is missing afterwards is found", found.is_ok()),
     ])
-}
-
-/// A running spinelbench.
-struct Instrument {
-    process: Process,
-    words: String,
-    log: PathBuf,
-}
-
-impl Instrument {
-    fn start(bench: &Bench, verb: &str, socket: &Path, arguments: &[&str]) -> Result<Self, Failure> {
-        Self::start_on(bench, verb, &format!("vhost:{}", socket.display()), arguments)
-    }
-
-    fn start_on(bench: &Bench, verb: &str, target: &str, arguments: &[&str]) -> Result<Self, Failure> {
-        let log = bench.logs.join("instrument.spinelbench.log");
-        let mut command = Command::new(bench.program("spinelbench"));
-        command.args([verb, target, "--quiet"]).args(arguments);
-        command.stdin(Stdio::null()).stdout(open_log(&log)?).stderr(open_log(&log)?);
-        let words = format!("spinelbench {verb} {target} {}", arguments.join(" "));
-        Ok(Self { process: Process::start("spinelbench", &mut command)?, words, log })
-    }
-
-    fn ends_with(mut self, code: i32) -> Result<(), Failure> {
-        match self.process.wait_until(Deadline::after_s(PATIENCE_S))? {
-            Some(status) if status.code() == Some(code) => Ok(()),
-            Some(status) => Err(format!("{} ended with {status} instead of {code}; its log is {}", self.words, self.log.display()).into()),
-            None => Err(format!("{} did not end within {PATIENCE_S} s; its log is {}", self.words, self.log.display()).into()),
-        }
-    }
-}
-
-/// What the only run of a report says.
-fn figures(report: &Path) -> Result<Value, Failure> {
-    let report: Value = serde_json::from_str(&fs::read_to_string(report)?)?;
-    Ok(report["runs"][0].clone())
-}
-
-fn path(path: &Path) -> Result<&str, Failure> {
-    path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
 }

@@ -2,18 +2,23 @@
 //! are made, and asserts no speed: an emulated guest shows correctness only.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod chance;
 mod change;
 mod crash;
 mod death;
 mod devices;
+mod fabric;
 mod hostile;
 mod instrument;
 mod load;
+mod loss;
 mod migrate;
 mod nvme;
 mod pauses;
+mod proofs;
 mod rings;
+mod spinelbench;
 mod takeover;
 mod testbed;
 
@@ -95,6 +100,17 @@ pub const CASES: &[Case] = &[
     Case { name: "migrate", shows: "a guest under load moves to another QEMU and notices nothing", run: migrate::case },
     Case { name: "hostile", shows: "front ends that mean harm cost themselves their disk, and nobody else anything", run: hostile::run },
     Case { name: "nvme", shows: "a Linux host finds, uses and keeps namespaces over NVMe/TCP, whatever happens to them", run: nvme::run },
+    Case { name: "proofs", shows: "Linux hosts and the target prove to each other who they are, or get nothing", run: proofs::run },
+    Case {
+        name: "loss",
+        shows: "a Linux host that falls silent is given up with all it had, and served again when it returns",
+        run: loss::run,
+    },
+    Case {
+        name: "chain",
+        shows: "a Linux host's disk through two daemons, of which the far one dies again and again, is whole",
+        run: chain::run,
+    },
     Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
 ];
 

@@ -1,20 +1,17 @@
 //! One guest whose kernel connects to the daemon's NVMe/TCP subsystems: what a Linux host sees and asks for.
 
+use crate::fabric::{NVME_HOST, SUBSYSTEM, address, at, boot_host, controllers, free_ports, listen, subsystem};
 use crate::{Bench, DISK, Failure, Findings, claim};
-use serde_json::{Value, json};
+use serde_json::json;
 use spinel_testbed::backing::sparse_file;
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
-use spinel_testbed::guest::{Guest, Network, Plan};
-use std::net::{Ipv4Addr, TcpListener};
+use spinel_testbed::guest::Guest;
 
 const NVME: &str = include_str!("../guest/nvme.sh");
 
-const SUBSYSTEM: &str = "nqn.2026-11.example.spinel:disks";
 const MIB: u64 = 1 << 20;
 const DISK_MIB: u64 = 128;
-/// Linux' host opens as many queues as it has processors, if it may.
-const PROCESSORS: u16 = 2;
 
 pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     let mut daemon = bench.daemon("nvme")?;
@@ -22,18 +19,15 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     sparse_file(&file, DISK_MIB * MIB)?;
     daemon.call("bdev_uring_create", json!({"filename": file, "name": "first", "block_size": 4096}))?;
     daemon.call("bdev_null_create", json!({"name": "second", "num_blocks": 32 * MIB / 512, "block_size": 512}))?;
-    daemon.call("nvmf_create_transport", json!({"trtype": "TCP"}))?;
-    let subsystem =
-        json!({"nqn": SUBSYSTEM, "allow_any_host": true, "serial_number": "SPINEL0001", "model_number": "Spinel", "ana_reporting": true});
-    daemon.call("nvmf_create_subsystem", subsystem)?;
+    subsystem(&mut daemon, SUBSYSTEM, true)?;
     daemon.call("nvmf_subsystem_add_ns", json!({"nqn": SUBSYSTEM, "namespace": {"nsid": 1, "bdev_name": "first"}}))?;
-    let ports = [free_port()?, free_port()?];
+    let ports = free_ports::<2>()?;
     for port in ports {
-        listen(&mut daemon, port)?;
+        listen(&mut daemon, SUBSYSTEM, port)?;
     }
     let [one, other] = ports;
     let script = format!(
-        "{DISK}\n{NVME}\n\
+        "{DISK}\n{NVME_HOST}\n{NVME}\n\
         claim 'discovery finds the subsystem' finds {one}\n\
         claim 'connect with one queue' nvme_connect {one} $SUBSYSTEM -i 1\n\
         claim 'the disk is there' within 10 namespace 1\nlooks\nused plain\ncompares\nreserves\nchanges\n\
@@ -43,21 +37,11 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
         claim 'disconnect again' disconnected\n\
         survives {one} {other}\nclaim 'disconnect both' disconnected\nconclude\n"
     );
-    let plan = Plan {
-        name: "nvme".to_owned(),
-        memory_mib: 512,
-        processors: PROCESSORS,
-        disks: Vec::new(),
-        script,
-        arrives: false,
-        network: Some(Network::default()),
-    };
-    let mut guest = bench.maker.boot(&plan, &bench.sockets, &bench.logs)?;
+    let mut guest = boot_host(bench, "nvme", script)?;
     change(&mut daemon, &mut guest)?;
     flip(&mut daemon, &mut guest, ports)?;
     let mut claims = guest.finish(Deadline::after_s(300))?;
-    let left = daemon.call("nvmf_subsystem_get_controllers", json!({"nqn": SUBSYSTEM}))?;
-    claims.push(claim("the daemon has no controller left", left == json!([])));
+    claims.push(claim("the daemon has no controller left", controllers(&mut daemon, SUBSYSTEM)?.is_empty()));
     daemon.stop()?;
     Ok(Findings { claims, ..Findings::default() })
 }
@@ -86,7 +70,7 @@ fn flip(daemon: &mut Daemon, guest: &mut Guest, [one, other]: [u16; 2]) -> Resul
     daemon.call("nvmf_subsystem_remove_listener", json!({"nqn": SUBSYSTEM, "listen_address": address(other)}))?;
     guest.tell("cut")?;
     at(guest, "mend")?;
-    listen(daemon, other)?;
+    listen(daemon, SUBSYSTEM, other)?;
     guest.tell("mended")?;
     Ok(())
 }
@@ -94,25 +78,5 @@ fn flip(daemon: &mut Daemon, guest: &mut Guest, [one, other]: [u16; 2]) -> Resul
 fn ana(daemon: &mut Daemon, port: u16, state: &str) -> Result<(), Failure> {
     let params = json!({"nqn": SUBSYSTEM, "listen_address": address(port), "ana_state": state});
     daemon.call("nvmf_subsystem_listener_set_ana_state", params)?;
-    Ok(())
-}
-
-fn listen(daemon: &mut Daemon, port: u16) -> Result<(), Failure> {
-    daemon.call("nvmf_subsystem_add_listener", json!({"nqn": SUBSYSTEM, "listen_address": address(port)}))?;
-    Ok(())
-}
-
-fn address(port: u16) -> Value {
-    json!({"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": port.to_string()})
-}
-
-/// A port of this machine's loopback that nobody listens on at the moment.
-fn free_port() -> Result<u16, Failure> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-/// Waits until the guest is at `mark`, where it waits for the host.
-fn at(guest: &mut Guest, mark: &str) -> Result<(), Failure> {
-    guest.until(&format!("reached: {mark}"), Deadline::after_s(200))?;
     Ok(())
 }
