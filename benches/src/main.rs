@@ -203,7 +203,7 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
             let [file, own, other] = [disk::file(folder)?, disk::own_file(folder)?, disk::other_file(folder)?];
             rows::fair(place, [&file, &own, &other], pace)
         }
-        Scenario::Floor => rows::floor(place, pace),
+        Scenario::Tcp => rows::tcp(place, pace),
         Scenario::P1 => rows::p1(place, &disk::file(folder)?, pace),
         Scenario::M2 => {
             let file = disk::file(folder)?;

@@ -30,8 +30,8 @@ pub(crate) enum Scenario {
     P1,
     /// A guest 1 deep, alone and beside one that is 1024 deep on the same core
     Fair,
-    /// Bare requests over TCP, as large as NVMe/TCP's messages: what no target can be below
-    Floor,
+    /// 4k over NVMe/TCP from a disk that answers at once, beside bare requests and answers over the same calls
+    Tcp,
     /// The instrument, spinelbench, beside fio on the same file
     Agree,
     /// Instructions for each request, under callgrind, beside what was accepted; only when named

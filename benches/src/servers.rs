@@ -2,12 +2,16 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spinel_core::CoreId;
+use spinel_nvmf::nqn::Nqn;
+use spinel_nvmf_driver::{FarDisk, FarSpec};
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
 use spinel_testbed::packages::Packages;
@@ -166,6 +170,35 @@ impl Spineld {
     pub(crate) fn file(&mut self, name: &str, path: &Path) -> Result<PathBuf, Failure> {
         self.daemon.call("bdev_uring_create", json!({"name": name, "filename": path, "block_size": 512}))?;
         Ok(self.daemon.serve(name, false)?)
+    }
+
+    /// A disk over NVMe/TCP that answers at once and moves no data.
+    pub(crate) fn far_null(&mut self, place: &Place, name: &str) -> Result<FarDisk, Failure> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let subsystem = format!("nqn.2026-11.io.spinel:{name}");
+        let address = json!({"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": port.to_string()});
+        for (method, params) in [
+            ("bdev_null_create", json!({"name": name, "block_size": 512, "num_blocks": DISK_BYTES / 512})),
+            ("nvmf_create_transport", json!({"trtype": "TCP"})),
+            ("nvmf_create_subsystem", json!({"nqn": subsystem, "allow_any_host": true})),
+            ("nvmf_subsystem_add_ns", json!({"nqn": subsystem, "namespace": {"nsid": 1, "bdev_name": name}})),
+            ("nvmf_subsystem_add_listener", json!({"nqn": subsystem, "listen_address": address})),
+        ] {
+            self.daemon.call(method, params)?;
+        }
+        let spec = FarSpec {
+            addresses: vec![(Ipv4Addr::LOCALHOST, port).into()],
+            subsystem: Nqn::parse(&subsystem)?,
+            nsid: 1,
+            host: Nqn::parse("nqn.2026-11.io.spinel:benches")?,
+            host_id: [1; 16],
+            header_digest: false,
+            data_digest: false,
+            fail_after: None,
+            keep_alive: None,
+            round_robin: false,
+        };
+        Ok(FarDisk::attach(&spec, CoreId(u16::try_from(place.cores.client)?))?)
     }
 
     /// How long its core has been doing something, in nanoseconds.

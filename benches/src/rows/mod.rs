@@ -2,7 +2,6 @@
 
 mod agree;
 mod fair;
-mod floor;
 mod hostile;
 mod k1;
 mod l1;
@@ -10,6 +9,7 @@ mod l5;
 mod p1;
 mod reads;
 mod s1;
+mod tcp;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace, table};
 
-pub(crate) use {agree::agree, fair::fair, floor::floor, hostile::hostile, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
+pub(crate) use {agree::agree, fair::fair, hostile::hostile, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1, tcp::tcp};
 
 /// Spineld, as tables call it.
 const SPINELD: &str = "spineld";
