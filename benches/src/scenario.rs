@@ -20,6 +20,8 @@ pub(crate) enum Scenario {
     M2,
     /// A volume's export beside the raw file under fio: 4k random reads, 1M sequential reads and writes
     L1,
+    /// A disk over NVMe/TCP beside the link it goes through, shaped to 46 MiB/s: 128k sequential reads and writes
+    L2,
     /// A guest's disk beside qemu-storage-daemon's, seen from the host: 1M sequential, 4k random reads
     L5,
     /// 1 KiB writes, reads and a scan over 10k slots in memory, beside RocksDB (with --rocksdb)

@@ -1,5 +1,7 @@
 //! 4k reads and writes over NVMe/TCP, beside bare requests and answers over the same calls. Knows no other row.
 
+use std::net::Ipv4Addr;
+
 use spinel_uring::StreamOptions;
 
 use super::reads::ghz;
@@ -10,7 +12,7 @@ use crate::contest::{Contender, Entrant, Seen, Window};
 use crate::cores::{self, Placement};
 use crate::floor::{BODY_BYTES_MAX, Floor};
 use crate::loader::{self, Loader, Used, Waits};
-use crate::servers::{Place, Spineld};
+use crate::servers::{Kind, Place, Spineld};
 use crate::table::Spread;
 use crate::work::Work;
 use crate::{Failure, Pace};
@@ -36,7 +38,7 @@ pub(crate) fn tcp(place: &Place, pace: &Pace) -> Result<Ran, Failure> {
         "writes, whose data come with the command; nothing is checked and nothing looked up: no target can be faster over these calls."
     );
     let mut spineld = Spineld::start(place, &[])?;
-    let disk = spineld.far_null(place, "disk")?;
+    let disk = spineld.far(place, Kind::Null, Ipv4Addr::LOCALHOST)?;
     let entrants = vec![
         Entrant { device: NULL, name: SPINELD, contender: Box::new(Remote { server: Shared::new(Server::Spineld(spineld)), disk }) },
         Entrant { device: NULL, name: FLOOR, contender: Box::new(Bare(Floor::start(place.cores.engine, StreamOptions::default())?)) },
