@@ -171,7 +171,7 @@ fn unit_of(figure: Figure, work: &Work) -> (&'static str, fn(&Window) -> f64) {
         Figure::P99 => return ("us", |window| crate::micros(window.latency.p99_ns)),
         Figure::Rate => {}
     }
-    if work.bytes >= 1 << 20 { ("MiB/s", |window| window.mib_per_second) } else { ("k/s", |window| window.per_second / 1000.0) }
+    if work.bytes >= 128 << 10 { ("MiB/s", |window| window.mib_per_second) } else { ("k/s", |window| window.per_second / 1000.0) }
 }
 
 impl Finding {

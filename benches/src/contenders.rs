@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use spinel_core::Device;
 use spinel_load::{Job, Length, Memory, Mix, Order, Sizes};
+use spinel_nvmf_driver::FarDisk;
 use spinel_vhost_driver::{Options, VhostDisk};
 
 use crate::client::Client;
@@ -146,6 +147,37 @@ impl Contender for Served {
     }
 
     fn end(self: Box<Self>) -> Result<(), Failure> {
+        self.server.end()
+    }
+}
+
+/// A server's namespace over NVMe/TCP, under the load generator: connected once, with I/O queues for each window.
+pub(crate) struct Remote {
+    pub(crate) server: Shared,
+    pub(crate) disk: FarDisk,
+}
+
+impl Contender for Remote {
+    fn pid(&self) -> Option<u32> {
+        Some(self.server.pid())
+    }
+
+    fn measure(&mut self, place: &Place, work: &Work, pace: &Pace, round: u32) -> Result<Seen, Failure> {
+        let loader = Loader::start(place.cores.client, Waits::Polling)?;
+        let job = work.job(u64::from(round) + 1, pace.warm_up, pace.window)?;
+        let memory = Memory::anonymous(&job)?;
+        let mut looks = Vec::new();
+        let tally = loader.run(self.disk.device(), memory, job, &mut || {
+            let (cpu_ns, busy_ns) = self.server.used()?;
+            looks.push(Used::by_now(cpu_ns, busy_ns));
+            Ok(())
+        })?;
+        loader.quit();
+        Ok(loader::seen(&tally, &looks))
+    }
+
+    fn end(self: Box<Self>) -> Result<(), Failure> {
+        drop(self.disk);
         self.server.end()
     }
 }

@@ -12,6 +12,7 @@ mod disk;
 mod fio;
 mod floor;
 mod idle;
+mod link;
 mod loader;
 mod report;
 #[cfg(feature = "rocksdb")]
@@ -196,6 +197,7 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
         Scenario::Agree => rows::agree(place, &disk::file(folder)?, pace),
         Scenario::Hostile => rows::hostile(place, &disk::file(folder)?, pace),
         Scenario::L1 => rows::l1(place, &disk::file(folder)?, pace),
+        Scenario::L2 => rows::l2(place, pace),
         Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),
         Scenario::S1 => rows::s1(place, pace),
         Scenario::K1 => rows::k1(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
@@ -203,7 +205,7 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
             let [file, own, other] = [disk::file(folder)?, disk::own_file(folder)?, disk::other_file(folder)?];
             rows::fair(place, [&file, &own, &other], pace)
         }
-        Scenario::Floor => rows::floor(place, pace),
+        Scenario::Tcp => rows::tcp(place, pace),
         Scenario::P1 => rows::p1(place, &disk::file(folder)?, pace),
         Scenario::M2 => {
             let file = disk::file(folder)?;

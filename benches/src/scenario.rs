@@ -20,6 +20,8 @@ pub(crate) enum Scenario {
     M2,
     /// A volume's export beside the raw file under fio: 4k random reads, 1M sequential reads and writes
     L1,
+    /// A disk over NVMe/TCP beside the link it goes through, shaped to 46 MiB/s: 128k sequential reads and writes
+    L2,
     /// A guest's disk beside qemu-storage-daemon's, seen from the host: 1M sequential, 4k random reads
     L5,
     /// 1 KiB writes, reads and a scan over 10k slots in memory, beside RocksDB (with --rocksdb)
@@ -30,8 +32,8 @@ pub(crate) enum Scenario {
     P1,
     /// A guest 1 deep, alone and beside one that is 1024 deep on the same core
     Fair,
-    /// Bare requests over TCP, as large as NVMe/TCP's messages: what no target can be below
-    Floor,
+    /// 4k over NVMe/TCP from a disk that answers at once, beside bare requests and answers over the same calls
+    Tcp,
     /// The instrument, spinelbench, beside fio on the same file
     Agree,
     /// Instructions for each request, under callgrind, beside what was accepted; only when named

@@ -2,12 +2,16 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use spinel_core::CoreId;
+use spinel_nvmf::nqn::Nqn;
+use spinel_nvmf_driver::{FarDisk, FarSpec};
 use spinel_testbed::clock::Deadline;
 use spinel_testbed::daemon::Daemon;
 use spinel_testbed::packages::Packages;
@@ -23,6 +27,17 @@ use crate::loader::Waits;
 pub(crate) const DISK_BYTES: u64 = 1 << 30;
 /// In adaptive mode, the longest spineld spins before it sleeps. Its own default, said here so that it can be printed.
 pub(crate) const SPIN_US: u32 = 100;
+/// Where disks are served over NVMe/TCP, beside a daemon at the usual port.
+const FAR_PORT: u16 = 44_200;
+/// What a disk consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// It answers at once and moves no data.
+    Null,
+    /// Memory.
+    Memory,
+}
+
 /// The user that has no rights.
 const NOBODY: u32 = 65534;
 
@@ -114,6 +129,15 @@ impl Spineld {
         Self::run(place, &path, sockets, arguments)
     }
 
+    /// Starts one by what a shell runs programs with there, such as in a network namespace.
+    pub(crate) fn start_behind(place: &Place, prefix: &str) -> Result<Self, Failure> {
+        let sockets = sockets()?;
+        let path = sockets.path().join("start");
+        fs::write(&path, format!("#!/bin/sh\nexec {prefix}'{}' \"$@\"\n", place.spineld.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Self::run(place, &path, sockets, &[])
+    }
+
     fn run(place: &Place, binary: &Path, sockets: TempDir, arguments: &[&str]) -> Result<Self, Failure> {
         let (engine, spin_us) = (place.cores.engine.to_string(), SPIN_US.to_string());
         let mut all = vec!["--cores", &engine, "--spin-us", &spin_us];
@@ -166,6 +190,35 @@ impl Spineld {
     pub(crate) fn file(&mut self, name: &str, path: &Path) -> Result<PathBuf, Failure> {
         self.daemon.call("bdev_uring_create", json!({"name": name, "filename": path, "block_size": 512}))?;
         Ok(self.daemon.serve(name, false)?)
+    }
+
+    /// A disk over NVMe/TCP, at this address of the daemon's.
+    pub(crate) fn far(&mut self, place: &Place, kind: Kind, address: Ipv4Addr) -> Result<FarDisk, Failure> {
+        let subsystem = "nqn.2026-11.io.spinel:disk";
+        let listener = json!({"trtype": "TCP", "adrfam": "IPv4", "traddr": address.to_string(), "trsvcid": FAR_PORT.to_string()});
+        let disk = json!({"name": "disk", "block_size": 512, "num_blocks": DISK_BYTES / 512});
+        for (method, params) in [
+            (if kind == Kind::Null { "bdev_null_create" } else { "bdev_malloc_create" }, disk),
+            ("nvmf_create_transport", json!({"trtype": "TCP"})),
+            ("nvmf_create_subsystem", json!({"nqn": subsystem, "allow_any_host": true})),
+            ("nvmf_subsystem_add_ns", json!({"nqn": subsystem, "namespace": {"nsid": 1, "bdev_name": "disk"}})),
+            ("nvmf_subsystem_add_listener", json!({"nqn": subsystem, "listen_address": listener})),
+        ] {
+            self.daemon.call(method, params)?;
+        }
+        let spec = FarSpec {
+            addresses: vec![(address, FAR_PORT).into()],
+            subsystem: Nqn::parse(subsystem)?,
+            nsid: 1,
+            host: Nqn::parse("nqn.2026-11.io.spinel:benches")?,
+            host_id: [1; 16],
+            header_digest: false,
+            data_digest: false,
+            fail_after: None,
+            keep_alive: None,
+            round_robin: false,
+        };
+        Ok(FarDisk::attach(&spec, CoreId(u16::try_from(place.cores.client)?))?)
     }
 
     /// How long its core has been doing something, in nanoseconds.

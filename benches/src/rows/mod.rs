@@ -2,14 +2,15 @@
 
 mod agree;
 mod fair;
-mod floor;
 mod hostile;
 mod k1;
 mod l1;
+mod l2;
 mod l5;
 mod p1;
 mod reads;
 mod s1;
+mod tcp;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace, table};
 
-pub(crate) use {agree::agree, fair::fair, floor::floor, hostile::hostile, k1::k1, l1::l1, l5::l5, p1::p1, reads::reads, s1::s1};
+pub(crate) use {agree::agree, fair::fair, hostile::hostile, k1::k1, l1::l1, l2::l2, l5::l5, p1::p1, reads::reads, s1::s1, tcp::tcp};
 
 /// Spineld, as tables call it.
 const SPINELD: &str = "spineld";

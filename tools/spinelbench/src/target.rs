@@ -6,12 +6,13 @@ use std::sync::Arc;
 use spinel_core::mem::Region;
 use spinel_core::{Device, Geometry, Lba, Status};
 use spinel_load::{Job, Judge, Memory};
+use spinel_nvmf_driver::FarDisk;
 use spinel_uring::{DeviceOptions, UringDevice};
 use spinel_vhost_driver::VhostDisk;
 
 use crate::cli::{Wait, Way};
 use crate::crew::{Assignment, Crew, OwnCrew, TokioCrew, seats};
-use crate::fabric::Fabric;
+use crate::fabric;
 use crate::failure::{Failure, with_causes};
 use crate::guard;
 use crate::machine;
@@ -31,7 +32,7 @@ pub(crate) struct Target {
 
 enum Kind {
     /// Driven by reactors of this process.
-    Own { device: Arc<dyn Device>, shared: Option<Arc<Region>>, server: Option<i32>, _fabric: Option<Fabric> },
+    Own { device: Arc<dyn Device>, shared: Option<Arc<Region>>, server: Option<i32>, _far: Option<FarDisk> },
     /// By tokio-uring.
     Tokio { path: PathBuf },
     /// By the daemon itself.
@@ -77,7 +78,7 @@ impl Target {
             Url::File(path) => {
                 let device = open_file(path, purpose.writes)?;
                 let geometry = device.geometry();
-                (Kind::Own { device: Arc::new(device), shared: None, server: None, _fabric: None }, geometry)
+                (Kind::Own { device: Arc::new(device), shared: None, server: None, _far: None }, geometry)
             }
             Url::FileTokio(path) => (Kind::Tokio { path: path.clone() }, open_file(path, purpose.writes)?.geometry()),
             Url::Vhost(socket) => {
@@ -93,13 +94,13 @@ impl Target {
                 };
                 let disk = VhostDisk::connect(socket, &options).map_err(|error| Failure::Unreachable(error.to_string()))?;
                 let (geometry, shared) = (disk.geometry(), Some(Arc::clone(disk.region())));
-                (Kind::Own { device: Arc::new(disk), shared, server: machine::listener_of(socket), _fabric: None }, geometry)
+                (Kind::Own { device: Arc::new(disk), shared, server: machine::listener_of(socket), _far: None }, geometry)
             }
             Url::Far(far) => {
-                let fabric = Fabric::attach(far)?;
-                let device = fabric.device();
+                let far = fabric::attach(far)?;
+                let device = far.device();
                 let geometry = device.geometry();
-                (Kind::Own { device, shared: None, server: None, _fabric: Some(fabric) }, geometry)
+                (Kind::Own { device, shared: None, server: None, _far: Some(far) }, geometry)
             }
             Url::Rpc { socket, bdev } => {
                 let remote = Remote::connect(socket, bdev, purpose.writes)?;
