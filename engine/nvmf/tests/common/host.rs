@@ -42,7 +42,7 @@ impl Talk {
 pub(crate) struct Host {
     pub(crate) end: HostEnd,
     receiver: Receiver,
-    builder: Builder,
+    pub(crate) builder: Builder,
     asked: IcReq,
     /// Data of commands that were not asked for yet.
     outgoing: BTreeMap<u16, Vec<u8>>,
@@ -53,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) r2ts: Vec<R2t>,
     pub(crate) answers_r2ts: bool,
     pub(crate) terminated: bool,
+    /// The status of that, as it came.
+    pub(crate) fatal: Option<u16>,
     /// Most bytes of one H2CData.
     data_bytes_max: u32,
     /// Spoils the digest of the data that go next.
@@ -92,9 +94,16 @@ impl Host {
             r2ts: Vec::new(),
             answers_r2ts: true,
             terminated: false,
+            fatal: None,
             data_bytes_max: 4096,
             spoils: false,
         }
+    }
+
+    /// One that has said nothing yet.
+    pub(crate) fn silent(end: HostEnd) -> Self {
+        let host = Self::new(HostEnd::default(), Talk::PLAIN);
+        Self { end, ..host }
     }
 
     /// Takes what has come. Whether there was anything.
@@ -118,7 +127,7 @@ impl Host {
                 }
                 Event::Header(Pdu::R2t(r2t)) if self.answers_r2ts => self.answer_r2t(&r2t),
                 Event::Header(Pdu::R2t(r2t)) => self.r2ts.push(r2t),
-                Event::Header(Pdu::Terminate(_)) => self.terminated = true,
+                Event::Header(Pdu::Terminate(end)) => (self.terminated, self.fatal) = (true, Some(end.status)),
                 Event::Header(_) => {}
                 Event::Data { of: Carrier::C2hData(data), offset, bytes } => {
                     let all = self.incoming.entry(data.command_id).or_default();

@@ -1,5 +1,6 @@
 //! Two ends of a connection in memory: one is a target's stream, the other one a test's.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -76,7 +77,15 @@ impl HostEnd {
 
     /// The other end, on a core.
     pub(crate) fn stream(&self, core: &mut Core) -> TargetEnd {
-        TargetEnd { host: self.clone(), regions: core.regions(), incoming: Vec::new(), sends: VecDeque::new(), sent: 0, closed: false }
+        TargetEnd {
+            host: self.clone(),
+            regions: core.regions(),
+            front: OnceCell::new(),
+            taken: 0,
+            sends: VecDeque::new(),
+            sent: 0,
+            closed: false,
+        }
     }
 }
 
@@ -84,7 +93,9 @@ impl HostEnd {
 pub(crate) struct TargetEnd {
     host: HostEnd,
     regions: std::rc::Rc<spinel_core::mem::Regions>,
-    incoming: Vec<u8>,
+    /// The bytes that are looked at, and how many of them were taken.
+    front: OnceCell<Vec<u8>>,
+    taken: usize,
     /// What was sent and does not fit yet.
     sends: VecDeque<Vec<u8>>,
     sent: u64,
@@ -92,13 +103,9 @@ pub(crate) struct TargetEnd {
 }
 
 impl TargetEnd {
-    /// Lets bytes go both ways, as far as they fit.
+    /// Lets bytes go, as far as they fit.
     fn pump(&mut self) {
         let mut pipes = self.host.pipes();
-        if self.incoming.is_empty() {
-            let most = pipes.cut.unwrap_or(usize::MAX).min(pipes.to_target.len());
-            self.incoming.extend(pipes.to_target.drain(..most));
-        }
         while let Some(send) = self.sends.front()
             && (pipes.to_host.len() + send.len() <= PIPE_BYTES || pipes.to_host.is_empty())
         {
@@ -111,11 +118,25 @@ impl TargetEnd {
 
 impl Stream for TargetEnd {
     fn incoming(&self) -> &[u8] {
-        &self.incoming
+        let come = || {
+            let mut pipes = self.host.pipes();
+            let most = pipes.cut.unwrap_or(usize::MAX).min(pipes.to_target.len());
+            (most > 0).then(|| pipes.to_target.drain(..most).collect())
+        };
+        if self.front.get().is_none()
+            && let Some(bytes) = come()
+        {
+            let _ = self.front.set(bytes);
+        }
+        self.front.get().map_or(&[], |bytes| &bytes[self.taken..])
     }
 
     fn take(&mut self, count: usize) {
-        self.incoming.drain(..count);
+        self.taken += count;
+        if self.incoming().is_empty() {
+            self.front.take();
+            self.taken = 0;
+        }
         self.pump();
     }
 
