@@ -15,6 +15,7 @@ mod load;
 mod loss;
 mod migrate;
 mod nvme;
+mod nvmet;
 mod pauses;
 mod proofs;
 mod rings;
@@ -110,6 +111,12 @@ pub const CASES: &[Case] = &[
         name: "chain",
         shows: "a Linux host's disk through two daemons, of which the far one dies again and again, is whole",
         run: chain::run,
+    },
+    Case { name: "nvmet", shows: "Linux' own target is used, followed and believed by this initiator", run: nvmet::uses },
+    Case {
+        name: "nvmet-fails",
+        shows: "a target that is cut off, held or killed is a pause, or a failure where that was asked for",
+        run: nvmet::fails,
     },
     Case { name: "instrument", shows: "spinelbench sees stalls, and every kind of damage by its name", run: instrument::run },
 ];
