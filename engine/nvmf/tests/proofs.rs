@@ -119,6 +119,22 @@ fn a_host_that_never_proves_who_it_is_is_not_waited_for() {
 }
 
 #[test]
+fn a_host_may_take_longer_to_prove_who_it_is_than_it_may_be_silent_afterwards() {
+    let mut world = guarded(None);
+    let mut admin = world.dial(0, Talk::PLAIN);
+    // It says that it will be heard of within 10 s.
+    admin.connect(&mut world, &HOST, SUBSYSTEM, 0, 0xffff);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(prove(&mut world, &mut admin, HOST_KEY, None), State::Done { mutual: false });
+    world.pass(Duration::from_secs(9));
+    admin.settle(&mut world);
+    assert!(!admin.end.is_closed());
+    world.pass(Duration::from_secs(2));
+    admin.settle(&mut world);
+    assert!(admin.end.is_closed());
+}
+
+#[test]
 fn who_has_nothing_to_prove_is_not_asked_and_may_not_try() {
     let mut world = guarded(None);
     let (mut admin, _) = world.admin(&OTHER, 0, Talk::PLAIN);

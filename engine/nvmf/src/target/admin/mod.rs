@@ -220,6 +220,11 @@ impl Admin {
         }
     }
 
+    /// The host has shown that it is there.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
     /// Whether the host has not been heard of for longer than it said it would.
     #[inline]
     pub(crate) fn is_late(&self, now: Instant) -> bool {

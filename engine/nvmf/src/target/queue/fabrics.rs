@@ -102,7 +102,12 @@ impl Queue {
         self.desk.answer(id, status);
         match standing {
             Standing::Pending => {}
-            Standing::Proven => self.unproven = false,
+            Standing::Proven => {
+                self.unproven = false;
+                if let Role::Admin(admin) = &mut self.role {
+                    admin.hear(self.desk.now);
+                }
+            }
             Standing::Failed => {
                 self.unproven = true;
                 self.state = State::Leaving;

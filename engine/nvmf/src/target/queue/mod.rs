@@ -326,7 +326,8 @@ impl Queue {
         let done = match &mut self.role {
             Role::Io(io) => io.reap(&mut self.desk),
             Role::Admin(admin) => {
-                if admin.is_late(now) {
+                // One that still has to prove who it is cannot say that it is there: the connection gives it a time of its own.
+                if !self.unproven && self.state == State::Running && admin.is_late(now) {
                     self.state = State::Leaving;
                 }
                 false
@@ -492,8 +493,8 @@ impl Queue {
         }
         match &mut self.role {
             Role::Io(io) => io.arm(),
-            Role::Admin(admin) => admin.arm(),
-            Role::Stranger | Role::Asking(_) => Armed::Idle,
+            Role::Admin(admin) if !self.unproven => admin.arm(),
+            Role::Admin(_) | Role::Stranger | Role::Asking(_) => Armed::Idle,
         }
     }
 
