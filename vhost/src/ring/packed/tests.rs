@@ -164,6 +164,27 @@ fn a_driver_is_notified_exactly_when_the_place_it_wishes_is_used() {
 }
 
 #[test]
+fn who_uses_two_laps_before_it_asks_has_passed_every_place() {
+    for wished in 0..LAYOUT.size {
+        let (mut guest, mut ring) = pair(LAYOUT);
+        guest.available.set(0, u16::try_from(ring.word(wished)).unwrap());
+        guest.available.set(1, 2);
+        for _ in 0..2 {
+            for _ in 0..LAYOUT.size {
+                guest.post(GuestRequest::read(0, 512));
+            }
+            guest.publish();
+            while let Some(id) = take(&mut ring, &guest) {
+                ring.put_used(id, 1);
+            }
+            ring.publish();
+            while guest.reap().is_some() {}
+        }
+        assert!(ring.wants_call() && !ring.wants_call(), "once, at {wished}");
+    }
+}
+
+#[test]
 fn a_drivers_flags_are_obeyed_and_places_only_where_they_were_negotiated() {
     for (event_idx, flags, notified) in [
         (false, 0, true),
