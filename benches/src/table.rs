@@ -108,13 +108,13 @@ pub(crate) fn print(place: &Place, windows: &[Window]) {
 
 fn print_cells(cells: &[Cell]) {
     println!(
-        "{:<28}{:<8}{:<20}{:>3}{:>10}{:>18}{:>9}{:>10}{:>10}{:>10}{:>10}{:>9}  first of its disk to this",
+        "{:<32}{:<8}{:<20}{:>3}{:>10}{:>18}{:>9}{:>10}{:>10}{:>10}{:>10}{:>9}  first of its disk to this",
         "work", "disk", "who", "n", "k/s", "(low-high)", "MiB/s", "p50 us", "p99 us", "p99.9 us", "CPU ns/IO", "busy ns"
     );
     for cell in cells {
         let rate = cell.per_second;
         println!(
-            "{:<28}{:<8}{:<20}{:>3}{:>10.1}{:>18}{:>9.0}{:>10.2}{:>10.2}{:>10.1}{:>10.0}{:>9}  {}",
+            "{:<32}{:<8}{:<20}{:>3}{:>10.1}{:>18}{:>9.0}{:>10.2}{:>10.2}{:>10.1}{:>10.0}{:>9}  {}",
             cell.work,
             cell.device,
             cell.entrant,
@@ -142,13 +142,13 @@ pub(crate) fn print_findings<'a>(findings: impl IntoIterator<Item = &'a Finding>
         return;
     }
     println!(
-        "{:<6}{:<41}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<24}{:<10}verdict",
+        "{:<6}{:<50}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<24}{:<10}verdict",
         "row", "shape", "cores", "ours", "", "baseline", "", "", "ratio (low-high, pairs)", "target"
     );
     for found in findings {
         let errors = if found.errors > 0 { format!(", {} ERRORS", found.errors) } else { String::new() };
         println!(
-            "{:<6}{:<41}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<24}{:<10}{}{errors}",
+            "{:<6}{:<50}{:<6}{:<20}{:>8}  {:<20}{:>8}  {:<8}{:<24}{:<10}{}{errors}",
             found.row,
             found.shape,
             found.placement.map(|placement| format!("{placement:?}").to_lowercase()).unwrap_or_default(),

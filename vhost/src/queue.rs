@@ -301,9 +301,13 @@ impl<R: Ring> Queue<R> {
     }
 
     fn publish(&mut self) {
-        let wanted = self.setup.ring.publish();
+        self.setup.ring.publish();
         self.mark_ring();
-        if wanted {
+    }
+
+    /// Notifies the driver of what was published, if it wants that.
+    fn notify(&mut self) {
+        if self.setup.ring.wants_call() {
             self.call();
         }
     }
@@ -339,6 +343,8 @@ impl<R: Ring> Queue<R> {
             return self.take_owed(now);
         }
         let waiting = usize::from(self.setup.ring.waiting()?);
+        // Not before: the look at the ring does not wait until what was published is visible.
+        self.notify();
         // Beside others the next look is not soon.
         if waiting == 0 || self.company == Company::Alone && self.gather.waits(waiting, now) {
             return Ok(0);
@@ -623,6 +629,7 @@ impl<R: Ring> Poller for Queue<R> {
                 self.fault(fault);
             }
         }
+        self.notify();
         if busy {
             self.setup.meter.set_in_flight(self.in_flight);
             return Progress::Busy;

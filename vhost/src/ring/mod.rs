@@ -80,8 +80,12 @@ pub(crate) trait Ring: Into<AnyRing> + 'static {
     /// Notes of finished chains that they are, if there is a record.
     fn record_ends(&mut self, numbers: impl Iterator<Item = u16>);
 
-    /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
-    fn publish(&mut self) -> bool;
+    /// Makes finished chains visible, all at once; `wants_call` has to follow.
+    fn publish(&mut self);
+
+    /// Whether the driver wants to be notified of what was published since this was asked last. Waits until it is visible: so
+    /// what else can be looked at in the driver's memory is looked at before.
+    fn wants_call(&mut self) -> bool;
 
     /// Asks the driver to kick for the next chain, fences, and looks once more. Says whether something waits already.
     fn want_kicks(&mut self) -> bool;

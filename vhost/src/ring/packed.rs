@@ -103,6 +103,10 @@ pub struct PackedRing {
     used: Cursor,
     /// The place up to which used descriptors were published.
     published: u16,
+    /// The place at which the driver was last asked whether it wants to be notified, and whether more was published since:
+    /// a whole lap leads to the same place.
+    told: u16,
+    untold: bool,
     batch: Batch,
     /// By id, how many descriptors its chain in flight has beyond the first; zero if there is none.
     links: Box<[u16]>,
@@ -158,6 +162,8 @@ impl PackedRing {
             avail: Cursor::new(AVAILABLE | if indirect { USUAL_TABLE } else { 1 << ID_SHIFT }),
             used: Cursor::new(AVAILABLE | USED | WRITE),
             published: 0,
+            told: 0,
+            untold: false,
             batch: Batch::default(),
             links: vec![0; usize::from(size)].into_boxed_slice(),
             linked: 0,
@@ -176,7 +182,7 @@ impl PackedRing {
     fn begin_at(&mut self, used: u16, avail: u16) {
         self.avail = self.avail.at(avail, self.size);
         self.used = self.used.at(used, self.size);
-        self.published = used;
+        (self.published, self.told) = (used, used);
     }
 
     /// See [`AnyRing::on_record`](super::AnyRing::on_record).
@@ -553,12 +559,12 @@ impl Ring for PackedRing {
         }
     }
 
-    /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
-    fn publish(&mut self) -> bool {
+    /// Makes finished chains visible, all at once.
+    fn publish(&mut self) {
         if self.batch.is_empty() {
-            return false;
+            return;
         }
-        let (old, new) = (self.published, self.place_of(self.used));
+        let new = self.place_of(self.used);
         let used = self.used_place();
         if let Some(record) = &mut self.record {
             record.announce(used);
@@ -566,11 +572,20 @@ impl Ring for PackedRing {
         self.batch.publish(&self.descriptors);
         self.plain_below = 0;
         self.published = new;
-        // The descriptor must be visible before the driver's wish is read, or both sides could wait for each other.
-        fence(Ordering::SeqCst);
+        self.untold = true;
         if let Some(record) = &mut self.record {
             record.settle();
         }
+    }
+
+    /// Whether the driver wants to be notified of what was published since this was asked last.
+    fn wants_call(&mut self) -> bool {
+        if !std::mem::take(&mut self.untold) {
+            return false;
+        }
+        let (old, new) = (std::mem::replace(&mut self.told, self.published), self.published);
+        // The descriptor must be visible before the driver's wish is read, or both sides could wait for each other.
+        fence(Ordering::SeqCst);
         // One load: the place belongs to the flags.
         let event = u32::from_le(self.driver_event.load(0, Ordering::Relaxed));
         match event & EVENTS {
@@ -578,7 +593,8 @@ impl Ring for PackedRing {
             AT_PLACE if self.event_idx => {
                 // Notify if the wished place lies in [old, new).
                 let wished = self.place(halves(event).0);
-                self.distance(old, wished) < self.distance(old, new)
+                // Two laps, which lead to the same place, have passed every other.
+                old == new || self.distance(old, wished) < self.distance(old, new)
             }
             _ => true,
         }

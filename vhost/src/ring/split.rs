@@ -232,6 +232,8 @@ pub struct SplitRing {
     next_used: u16,
     /// The used index as last published.
     published: u16,
+    /// The used index at which the driver was last asked whether it wants to be notified.
+    told: u16,
     /// Where indirect tables are copied to.
     table: Box<[[u64; 2]]>,
     /// Where chains whose links jump are put in order; never more than the ring and one table hold.
@@ -292,6 +294,7 @@ impl SplitRing {
             next_avail: next_used,
             next_used,
             published: next_used,
+            told: next_used,
             table: vec![[0; 2]; TABLE_MAX as usize].into_boxed_slice(),
             chain: Vec::with_capacity(usize::from(size) + TABLE_MAX as usize),
             record: None,
@@ -512,22 +515,30 @@ impl Ring for SplitRing {
         }
     }
 
-    /// Makes finished chains visible, all at once. Says whether the driver wants to be notified of them.
-    fn publish(&mut self) -> bool {
+    /// Makes finished chains visible, all at once.
+    fn publish(&mut self) {
         if self.next_used == self.published {
-            return false;
+            return;
         }
-        let (old, new) = (self.published, self.next_used);
         if let Some(record) = &mut self.record {
             record.announce();
         }
-        self.used.store(1, new.to_le(), Ordering::Release);
-        self.published = new;
+        self.used.store(1, self.next_used.to_le(), Ordering::Release);
+        self.published = self.next_used;
+        if let Some(record) = &mut self.record {
+            record.settle(self.published);
+        }
+    }
+
+    /// Whether the driver wants to be notified of what was published since this was asked last.
+    fn wants_call(&mut self) -> bool {
+        let (old, new) = (self.told, self.published);
+        if old == new {
+            return false;
+        }
+        self.told = new;
         // The index must be visible before the driver's wish is read, or both sides could wait for each other.
         fence(Ordering::SeqCst);
-        if let Some(record) = &mut self.record {
-            record.settle(new);
-        }
         if self.event_idx {
             let event = self.used_event.as_ref().map_or(new, |event| u16::from_le(event.load(0, Ordering::Relaxed)));
             // virtio 1.2, 2.7.10: notify if the event index lies in [old, new).
