@@ -159,10 +159,12 @@ fn a_host_that_waited_for_buffers_of_ours_has_all_its_time_to_bring_data() {
 fn nothing_comes_behind_a_request_to_terminate() {
     let mut world = World::new(Options::default());
     let (_admin, mut io) = world.pair(Talk::PLAIN);
+    let first = io.read(0, 1);
+    io.wait(&mut world, first);
     for block in 0..20 {
         io.read(block, 64);
     }
-    // What is no PDU.
+    // What is no PDU, in the same turn as requests that end in it.
     io.end.send(&[0xff; 16]);
     io.settle(&mut world);
     assert!(io.terminated);

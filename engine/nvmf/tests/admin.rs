@@ -122,7 +122,9 @@ fn namespaces_that_come_grow_and_go_are_told() {
         let page = admin.log(world, LogPage::ChangedNamespaces.code(), 4096).data;
         ChangedNamespaces::read_from_bytes(&page).unwrap().ids().collect::<Vec<_>>()
     };
-    assert_eq!(list(&mut world, &mut admin), [nsid, extra]);
+    let behind = GetLogPage::new(LogPage::ChangedNamespaces.code(), u32::MAX, 8192, 4096).command(Sgl::transport(4096));
+    assert_eq!(admin.ask(&mut world, behind, &[], &[]).status.code(), StatusCode::INVALID_FIELD);
+    assert_eq!(list(&mut world, &mut admin), [nsid, extra], "what was refused was not read");
     assert_eq!(list(&mut world, &mut admin), [], "it was read");
     device.resize(200).unwrap();
     world.target.resized("null");
@@ -395,6 +397,25 @@ fn discovery_tells_each_host_what_it_may_connect_to() {
     assert_eq!(found(&mut world, &mut other).1.len(), 2);
     let mut queue = world.dial(0, Talk::PLAIN);
     assert_eq!(queue.connect(&mut world, &HOST, DISCOVERY_NQN, 1, 1).status.code(), StatusCode::CONNECT_PARAMETERS, "it has no I/O");
+}
+
+#[test]
+fn the_page_of_discovery_is_the_same_in_pieces() {
+    let mut world = World::new(Options::default());
+    let mut host = discovers(&mut world, &HOST);
+    let mut read = |offset: u64, len: u32| {
+        let command = GetLogPage::new(LogPage::Discovery.code(), 0, offset, len.into()).command(Sgl::transport(len));
+        host.ask(&mut world, command, &[], &[])
+    };
+    let whole = read(0, 4096).data;
+    assert!(whole[2048..3072].iter().any(|byte| *byte != 0) && whole[3072..] == [0; 1024], "a head and two entries");
+    for (offset, len) in [(0, 16), (4, 1024), (1020, 8), (1024, 1024), (1024, 2048), (2000, 2096), (2048, 4), (3068, 8), (3072, 4)] {
+        let (from, to) = (usize::try_from(offset).unwrap(), usize::try_from(offset).unwrap() + len as usize);
+        assert!(read(offset, len).data == whole[from..to], "{len} bytes from {offset}");
+    }
+    for offset in [3076, 1 << 20, u64::MAX - 3] {
+        assert_eq!(read(offset, 4).status.code(), StatusCode::INVALID_FIELD, "from {offset}");
+    }
 }
 
 #[test]

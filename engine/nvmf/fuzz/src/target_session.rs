@@ -228,9 +228,10 @@ impl Rig {
         self.inputs += 1;
         let secret = self.inputs.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         self.keep_secrets(secret);
-        let mut session = Session { rig: self, secret, peers: Vec::new(), cntlid: 0xffff, auth: commands::prover(KEY) };
+        let mut session = Session { rig: self, secret, peers: Vec::new(), gone: Vec::new(), cntlid: 0xffff, auth: commands::prover(KEY) };
         let _ = session.play(u);
-        let peers = std::mem::take(&mut session.peers);
+        let (mut peers, gone) = (std::mem::take(&mut session.peers), std::mem::take(&mut session.gone));
+        peers.extend(gone);
         self.end(peers);
         self.verify(secret);
     }
@@ -245,7 +246,8 @@ impl Rig {
         let ended = (0..TURNS_TO_END).any(|_| {
             self.turn();
             peers.iter_mut().for_each(Peer::look);
-            self.reactor.pollers() == 2
+            // Some may not even have begun.
+            self.reactor.pollers() == 2 && peers.iter().all(|peer| peer.end.is_closed())
         });
         assert!(ended, "a connection hangs");
         self.turn();
@@ -276,6 +278,8 @@ struct Session<'a> {
     rig: &'a mut Rig,
     secret: u64,
     peers: Vec<Peer>,
+    /// Those that have vanished.
+    gone: Vec<Peer>,
     cntlid: u16,
     auth: spinel_nvmf::auth::HostAuth,
 }
@@ -426,7 +430,7 @@ impl Session<'_> {
         } else {
             peer.end.end()
         }
-        self.rig.seen += peer.seen;
+        self.gone.push(peer);
         Ok(())
     }
 

@@ -115,15 +115,11 @@ impl Events {
         self.raise(What::Reservations);
     }
 
-    /// The oldest notice about reservations: its number, namespace and kind, and how many wait behind it. It is read with this
-    /// unless it is to stay.
-    pub(super) fn next_notice(&mut self, stays: bool) -> Option<(u64, u32, Notice, usize)> {
+    /// The oldest notice about reservations: its number, namespace and kind, and how many wait behind it.
+    pub(super) fn next_notice(&self) -> Option<(u64, u32, Notice, usize)> {
         let (nsid, notice) = *self.notices.front()?;
         let waiting = self.notices.len() - 1;
         let number = self.notices_count.wrapping_sub(u64::try_from(waiting).expect("few"));
-        if !stays {
-            self.notices.pop_front();
-        }
         Some((number, nsid, notice, waiting))
     }
 
@@ -139,6 +135,9 @@ impl Events {
 
     /// The log page of a kind was read: it may be told again.
     pub(super) fn read(&mut self, what: What) {
+        if what == What::Reservations {
+            self.notices.pop_front();
+        }
         self.kinds[what as usize] = Kind { raised: what == What::Reservations && !self.notices.is_empty(), told: false };
         if what == What::Namespaces {
             self.changed.clear();

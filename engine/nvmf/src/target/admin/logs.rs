@@ -48,7 +48,7 @@ impl Admin {
         let result = match page {
             None => Err(StatusCode::LOG_PAGE_INVALID.permanent()),
             Some(_) if asked.offset_is_index || begin % 4 != 0 => Err(StatusCode::INVALID_FIELD.permanent()),
-            Some(page) => self.log_page(page, &asked).get(begin..).map(<[u8]>::to_vec).ok_or(StatusCode::INVALID_FIELD.permanent()),
+            Some(page) => self.read_log(page, &asked, begin).ok_or(StatusCode::INVALID_FIELD.permanent()),
         };
         match result {
             Ok(bytes) => {
@@ -67,8 +67,26 @@ impl Admin {
         }
     }
 
-    fn log_page(&mut self, page: LogPage, asked: &GetLogPage) -> Vec<u8> {
-        let stays = asked.retain_event;
+    /// A page from `begin` on, if it is that long. Then it was read, unless its event is to stay.
+    fn read_log(&mut self, page: LogPage, asked: &GetLogPage, begin: usize) -> Option<Vec<u8>> {
+        let bytes = match (page, &self.scene) {
+            (LogPage::Discovery, Scene::Discovery(view)) => self.discovery_page(view, begin, asked.len_bytes())?,
+            _ => self.log_page(page, asked).get(begin..)?.to_vec(),
+        };
+        let event = match page {
+            LogPage::ChangedNamespaces => Some(What::Namespaces),
+            LogPage::Ana => Some(What::Ana),
+            LogPage::Reservation => Some(What::Reservations),
+            LogPage::Discovery => Some(What::Discovery),
+            _ => None,
+        };
+        if let Some(event) = event.filter(|_| !asked.retain_event) {
+            self.events.read(event);
+        }
+        Some(bytes)
+    }
+
+    fn log_page(&self, page: LogPage, asked: &GetLogPage) -> Vec<u8> {
         match page {
             LogPage::Supported => {
                 let pages: Vec<LogPage> = PAGES.into_iter().filter(|page| self.has_page(*page)).collect();
@@ -77,40 +95,20 @@ impl Admin {
             LogPage::Error => ErrorEntry::new_zeroed().as_bytes().to_vec(),
             LogPage::Smart => smart().as_bytes().to_vec(),
             LogPage::FirmwareSlots => FirmwareSlots::one(padded(env!("CARGO_PKG_VERSION"))).as_bytes().to_vec(),
-            LogPage::ChangedNamespaces => {
-                let page = ChangedNamespaces::new(self.events.changed().iter().copied());
-                self.was_read(What::Namespaces, stays);
-                page.as_bytes().to_vec()
-            }
+            LogPage::ChangedNamespaces => ChangedNamespaces::new(self.events.changed().iter().copied()).as_bytes().to_vec(),
             LogPage::CommandEffects => command_effects().as_bytes().to_vec(),
             LogPage::FeatureEffects => feature_effects().as_bytes().to_vec(),
             LogPage::Ana => {
                 let page = self.view().map(|view| self.ana_page(view, asked.specific & GROUPS_ONLY != 0));
-                self.was_read(What::Ana, stays);
                 page.unwrap_or_default()
             }
             LogPage::Reservation => {
-                let page = self.events.next_notice(stays).map(|(count, nsid, notice, waiting)| {
+                let page = self.events.next_notice().map(|(count, nsid, notice, waiting)| {
                     ReservationNotice::new(count, event(notice), u8::try_from(waiting).unwrap_or(u8::MAX), nsid)
                 });
-                self.was_read(What::Reservations, stays);
                 page.unwrap_or_else(ReservationNotice::new_zeroed).as_bytes().to_vec()
             }
-            LogPage::Discovery => {
-                let page = match &self.scene {
-                    Scene::Discovery(view) => self.discovery_page(view),
-                    Scene::Storage(_) => Vec::new(),
-                };
-                self.was_read(What::Discovery, stays);
-                page
-            }
             _ => Vec::new(),
-        }
-    }
-
-    fn was_read(&mut self, what: What, stays: bool) {
-        if !stays {
-            self.events.read(what);
         }
     }
 
@@ -134,12 +132,23 @@ impl Admin {
         page
     }
 
-    fn discovery_page(&self, view: &DiscoveryView) -> Vec<u8> {
+    /// So much of the page from `begin` on; none if it is not so long. The page may be long, so that no more of it is made.
+    fn discovery_page(&self, view: &DiscoveryView, begin: usize, len_bytes: u64) -> Option<Vec<u8>> {
+        const PART_BYTES: usize = size_of::<DiscoveryEntry>();
+        const { assert!(size_of::<DiscoveryHead>() == PART_BYTES) };
         let records: Vec<&DiscoveryRecord> = view.records.iter().filter(|record| record.visible.includes(&self.visitor.host)).collect();
-        let count = u64::try_from(records.len()).expect("few");
-        let mut page = DiscoveryHead::new(view.generation, count).as_bytes().to_vec();
-        records.into_iter().for_each(|record| page.extend_from_slice(self.discovery_entry(record).as_bytes()));
-        page
+        let end = usize::try_from(len_bytes).ok()?.saturating_add(begin);
+        let first = begin / PART_BYTES;
+        let mut page = Vec::new();
+        if first == 0 {
+            let count = u64::try_from(records.len()).expect("few");
+            page.extend_from_slice(DiscoveryHead::new(view.generation, count).as_bytes());
+        }
+        let (from, to) = (first.saturating_sub(1).min(records.len()), (end.div_ceil(PART_BYTES) - 1).min(records.len()));
+        records[from..to.max(from)].iter().for_each(|record| page.extend_from_slice(self.discovery_entry(record).as_bytes()));
+        // Its very end is nothing, but not too far.
+        let inside = begin <= (records.len() + 1) * PART_BYTES;
+        inside.then(|| page.get(begin - first * PART_BYTES..).map_or_else(Vec::new, <[u8]>::to_vec))
     }
 
     fn discovery_entry(&self, record: &DiscoveryRecord) -> DiscoveryEntry {
