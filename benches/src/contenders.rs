@@ -154,7 +154,7 @@ impl Contender for Served {
 /// A server's namespace over NVMe/TCP, under the load generator: connected once, with I/O queues for each window.
 pub(crate) struct Remote {
     pub(crate) server: Shared,
-    pub(crate) disk: FarDisk,
+    pub(crate) disk: Rc<FarDisk>,
 }
 
 impl Contender for Remote {

@@ -11,6 +11,7 @@ mod cores;
 mod disk;
 mod fio;
 mod floor;
+mod hosts;
 mod idle;
 mod link;
 mod loader;
@@ -196,6 +197,7 @@ fn measure(scenario: Scenario, place: &Place, folder: &Path, pace: &Pace, accept
         Scenario::Reads => rows::reads(place, &disk::file(folder)?, &disk::own_file(folder)?, pace),
         Scenario::Agree => rows::agree(place, &disk::file(folder)?, pace),
         Scenario::Hostile => rows::hostile(place, &disk::file(folder)?, pace),
+        Scenario::Hosts => rows::hosts(place, pace),
         Scenario::L1 => rows::l1(place, &disk::file(folder)?, pace),
         Scenario::L2 => rows::l2(place, pace),
         Scenario::L5 => rows::l5(place, &disk::file(folder)?, pace),

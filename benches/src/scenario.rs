@@ -15,6 +15,8 @@ pub(crate) enum Scenario {
     Takeover,
     /// What another disk notices while front ends that mean harm do everything in the table of vhost/hostile
     Hostile,
+    /// What a host over NVMe/TCP notices of others that take nothing, say a byte a second, or open and vanish
+    Hosts,
     /// Processor time with ten volumes attached: without I/O, and with 100 reads a second
     #[value(alias = "idle")]
     M2,

@@ -28,7 +28,9 @@ pub(crate) const DISK_BYTES: u64 = 1 << 30;
 /// In adaptive mode, the longest spineld spins before it sleeps. Its own default, said here so that it can be printed.
 pub(crate) const SPIN_US: u32 = 100;
 /// Where disks are served over NVMe/TCP, beside a daemon at the usual port.
-const FAR_PORT: u16 = 44_200;
+pub(crate) const FAR_PORT: u16 = 44_200;
+/// The subsystem there.
+pub(crate) const FAR_SUBSYSTEM: &str = "nqn.2026-11.io.spinel:disk";
 /// What a disk consists of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -194,7 +196,7 @@ impl Spineld {
 
     /// A disk over NVMe/TCP, at this address of the daemon's.
     pub(crate) fn far(&mut self, place: &Place, kind: Kind, address: Ipv4Addr) -> Result<FarDisk, Failure> {
-        let subsystem = "nqn.2026-11.io.spinel:disk";
+        let subsystem = FAR_SUBSYSTEM;
         let listener = json!({"trtype": "TCP", "adrfam": "IPv4", "traddr": address.to_string(), "trsvcid": FAR_PORT.to_string()});
         let disk = json!({"name": "disk", "block_size": 512, "num_blocks": DISK_BYTES / 512});
         for (method, params) in [

@@ -32,7 +32,7 @@ pub(crate) fn l2(place: &Place, pace: &Pace) -> Result<Ran, Failure> {
     let disk = spineld.far(place, Kind::Memory, THERE)?;
     let server = Shared::new(Server::Spineld(spineld));
     let entrants = vec![
-        Entrant { device: MEMORY, name: SPINELD, contender: Box::new(Remote { server, disk }) },
+        Entrant { device: MEMORY, name: SPINELD, contender: Box::new(Remote { server, disk: disk.into() }) },
         Entrant { device: MEMORY, name: LINK, contender: Box::new(Bulk::start(&link)?) },
     ];
     let claim = |(work, target): (&Work, f64)| Claim {

@@ -3,6 +3,7 @@
 mod agree;
 mod fair;
 mod hostile;
+mod hosts;
 mod k1;
 mod l1;
 mod l2;
@@ -26,7 +27,9 @@ use crate::servers::{Place, Spineld};
 use crate::work::Work;
 use crate::{Failure, Pace, table};
 
-pub(crate) use {agree::agree, fair::fair, hostile::hostile, k1::k1, l1::l1, l2::l2, l5::l5, p1::p1, reads::reads, s1::s1, tcp::tcp};
+pub(crate) use {
+    agree::agree, fair::fair, hostile::hostile, hosts::hosts, k1::k1, l1::l1, l2::l2, l5::l5, p1::p1, reads::reads, s1::s1, tcp::tcp,
+};
 
 /// Spineld, as tables call it.
 const SPINELD: &str = "spineld";

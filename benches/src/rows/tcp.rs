@@ -40,7 +40,11 @@ pub(crate) fn tcp(place: &Place, pace: &Pace) -> Result<Ran, Failure> {
     let mut spineld = Spineld::start(place, &[])?;
     let disk = spineld.far(place, Kind::Null, Ipv4Addr::LOCALHOST)?;
     let entrants = vec![
-        Entrant { device: NULL, name: SPINELD, contender: Box::new(Remote { server: Shared::new(Server::Spineld(spineld)), disk }) },
+        Entrant {
+            device: NULL,
+            name: SPINELD,
+            contender: Box::new(Remote { server: Shared::new(Server::Spineld(spineld)), disk: disk.into() }),
+        },
         Entrant { device: NULL, name: FLOOR, contender: Box::new(Bare(Floor::start(place.cores.engine, StreamOptions::default())?)) },
     ];
     let mut ran = hold(place, pace, ROW, &WORKS, entrants, &claims())?;
