@@ -142,6 +142,11 @@ fn lose(daemon: &mut Daemon, guest: &mut Guest, way: Way, alone: &Held, findings
     let silence = Stopwatch::start();
     let given_up = until(daemon, guest, |held| held.controllers == 0)?;
     let silent = silence.elapsed();
+    findings.claims.push(claim(&format!("{name}: the host is given up"), given_up));
+    if !given_up {
+        // Nothing else can be seen of it then.
+        return way.end(guest);
+    }
     // What it had under way comes back from the disk first.
     let free = until(daemon, guest, |held| held == alone)?;
     let because = format!("was not heard of for {} ms", KEEP_ALIVE_S * 1000);
@@ -153,7 +158,6 @@ fn lose(daemon: &mut Daemon, guest: &mut Guest, way: Way, alone: &Held, findings
     let absent = absence.elapsed();
     let goes_on = until_read(daemon, guest, reads)?;
     findings.claims.extend([
-        claim(&format!("{name}: the host is given up"), given_up),
         claim(&format!("{name}: the daemon says why"), said),
         claim(&format!("{name}: it holds nothing of the host any more"), free),
         claim(&format!("{name}: the host returns with every queue"), back),

@@ -154,3 +154,18 @@ fn a_host_that_waited_for_buffers_of_ours_has_all_its_time_to_bring_data() {
     io.answer_r2t(&r2t);
     assert!(io.wait(&mut world, write).status.is_success());
 }
+
+#[test]
+fn nothing_comes_behind_a_request_to_terminate() {
+    let mut world = World::new(Options::default());
+    let (_admin, mut io) = world.pair(Talk::PLAIN);
+    for block in 0..20 {
+        io.read(block, 64);
+    }
+    // What is no PDU.
+    io.end.send(&[0xff; 16]);
+    io.settle(&mut world);
+    assert!(io.terminated);
+    world.pass(Duration::from_secs(3));
+    assert!(io.end.is_closed());
+}

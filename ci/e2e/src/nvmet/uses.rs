@@ -44,8 +44,9 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
 /// A load of which everything read is checked, and everything written read back.
 fn verified(target: &Target<'_>, name: &str, url: &str, arguments: &[&str], findings: &mut Findings) -> Result<(), Failure> {
     let report = target.bench.logs.join(format!("{CASE}.json"));
-    let load = ["-w", "randrw", "-b", "4K-128K", "-d", "8", "--flush-every", "50", "--requests", "300", "--allow-writes", "--verify"];
-    let all = [&load, arguments, &["--json", path(&report)?]].concat();
+    let load = ["-w", "randrw", "-b", "4K-128K", "-d", "8", "--flush-every", "50", "--requests", "200"];
+    let checked = ["--area", "16M", "--allow-writes", "--verify", "--json", path(&report)?];
+    let all = [&load, arguments, &checked].concat();
     Spinelbench::start(target.bench, CASE, "run", url, &all)?.ends_with(0)?;
     let run = figures(&report)?;
     let (requests, stamps) = (run["all"]["requests"].as_u64().unwrap_or(0), run["verified"]["stamps"].as_u64().unwrap_or(0));

@@ -65,6 +65,8 @@ struct Connection<S> {
     outbox: Outbox,
     options: Arc<Options>,
     phase: Phase,
+    /// The host was told what it did wrong: nothing comes behind that.
+    mute: bool,
     bringing: Bringing,
     /// A command for whose data there are no buffers yet, and how many bytes there are.
     stalled: Option<(Command, u32)>,
@@ -130,6 +132,7 @@ impl<S: Stream> Connection<S> {
             queue,
             options,
             phase: Phase::Opening,
+            mute: false,
             bringing: Bringing::Nowhere,
             stalled: None,
             since: None,
@@ -309,6 +312,7 @@ impl<S: Stream> Connection<S> {
     fn fault(&mut self, fault: Fault, now: Instant) {
         tracing::warn!("{}: {fault}", self.name);
         self.outbox.terminate(&mut self.stream, &fault, self.receiver.header());
+        self.mute = true;
         self.leave(now);
     }
 
@@ -442,14 +446,14 @@ impl<S: Stream> Poller for Connection<S> {
         }
         // What a device has done at once is answered in the same turn, and all answers are sent together.
         busy |= self.queue.end_turn();
-        if self.reply() {
+        if !self.mute && self.reply() {
             self.stream.kick();
             busy = true;
         }
         if self.queue.is_leaving() {
             self.leave(now);
         }
-        let sent = self.outbox.is_sent(&self.stream) && !self.queue.has_answer();
+        let sent = self.outbox.is_sent(&self.stream) && (self.mute || !self.queue.has_answer());
         let gone = match self.stream.state() {
             StreamState::Open => self.phase == Phase::Leaving && sent,
             StreamState::Ended => self.stream.incoming().is_empty() || self.phase == Phase::Leaving,

@@ -114,6 +114,7 @@ impl Host {
             let step = self.receiver.next(left).expect("a target keeps the rules");
             left = &left[step.used..];
             let Some(event) = step.event else { break };
+            assert!(!self.terminated, "nothing comes behind a request to terminate");
             match event {
                 Event::Header(Pdu::IcResp(answered)) => {
                     let terms = Terms::of_host(&self.asked, &answered).unwrap();

@@ -17,6 +17,7 @@ struct Pipes {
     to_target: VecDeque<u8>,
     to_host: VecDeque<u8>,
     host_ended: bool,
+    broken: bool,
     target_closed: bool,
     /// How many bytes at a time come through; everything if none is set.
     cut: Option<usize>,
@@ -63,6 +64,11 @@ impl HostEnd {
     /// Sends no more.
     pub(crate) fn end(&self) {
         self.pipes().host_ended = true;
+    }
+
+    /// Breaks the connection.
+    pub(crate) fn break_off(&self) {
+        self.pipes().broken = true;
     }
 
     /// Whether the target has closed its end.
@@ -164,11 +170,13 @@ impl Stream for TargetEnd {
     fn kick(&mut self) {}
 
     fn state(&self) -> StreamState {
-        let ended = self.host.pipes().host_ended;
-        match (self.closed, ended) {
-            (true, _) => StreamState::Broken(Break::Closed),
-            (false, true) => StreamState::Ended,
-            (false, false) => StreamState::Open,
+        let pipes = self.host.pipes();
+        match (self.closed, pipes.broken, pipes.host_ended) {
+            (true, ..) => StreamState::Broken(Break::Closed),
+            // ECONNRESET.
+            (false, true, _) => StreamState::Broken(Break::System(104)),
+            (false, false, true) => StreamState::Ended,
+            (false, false, false) => StreamState::Open,
         }
     }
 

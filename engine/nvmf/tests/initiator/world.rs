@@ -17,7 +17,9 @@ use spinel_reactor::{Reactor, Rest};
 use spinel_sim::{Prng, SimNet, SimSleeper, SimStream, SimWire, WireOptions};
 use spinel_volume::{MemoryDevice, Shape};
 
-use super::hostile::{Mischief, Scripted};
+use super::hostile::{At, Mischief, Say, Scripted};
+
+type Script = Box<dyn FnMut(At, &mut Say) -> bool>;
 
 pub(crate) const SUBSYSTEM: &str = "nqn.2026-11.io.spinel:test";
 pub(crate) const BLOCKS: u64 = 4096;
@@ -42,6 +44,8 @@ pub(crate) struct Lab {
     /// Connections of a target that does what a test says, if it is one.
     pub(crate) scripted: Option<Vec<Scripted>>,
     pub(crate) mischief: Option<Mischief>,
+    /// Says something else in place of any answer, or says that it does not.
+    pub(crate) script: Option<Script>,
     /// One answer in so many of them is spoilt.
     pub(crate) spoils_one_in: u64,
     pub(crate) spoilt: u64,

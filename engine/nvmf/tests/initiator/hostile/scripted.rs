@@ -184,6 +184,9 @@ impl Scripted {
     fn mischief(&mut self, at: At, id: u16, len_bytes: u32) -> bool {
         let mut say = Say { builder: self.builder, id, out: Vec::new(), closes: false, len_bytes };
         let acted = lab(|lab| {
+            if lab.script.as_mut().is_some_and(|script| script(at, &mut say)) {
+                return Some(());
+            }
             let mischief = lab.mischief.as_mut().filter(|mischief| mischief.at == at && mischief.left > 0)?;
             mischief.left -= 1;
             mischief.done += 1;
