@@ -133,7 +133,7 @@ const T_FLUSH: u32 = 4;
 const T_GET_ID: u32 = 8;
 const T_DISCARD: u32 = 11;
 const T_WRITE_ZEROES: u32 = 13;
-const ID_BYTES: usize = 20;
+const ID_BYTES: u32 = 20;
 
 /// What a guest is told about how its request ended.
 pub(crate) fn status_byte(status: Status) -> u8 {
@@ -164,9 +164,9 @@ impl Chain {
         self.status.expect("gather found it or failed")
     }
 
-    /// The data.
-    pub(crate) fn segments(&self) -> &[Segment] {
-        &self.segments
+    /// The data that the device may write.
+    pub(crate) fn writable(&self) -> &[Segment] {
+        &self.segments[self.readable..]
     }
 
     /// Space for `segments_max` data segments, and a few seams between memory regions.
@@ -413,8 +413,12 @@ fn range(zeroes: bool, guest: &GuestMap, payload: &[Segment], terms: &Terms) -> 
 }
 
 fn identify(guest: &GuestMap, segments: &[Segment], serial: &str) -> Asked<'static> {
-    let mut id = [0; ID_BYTES];
-    let len = serial.len().min(ID_BYTES);
+    // Nothing is written for what fails.
+    if segments.iter().map(|segment| u64::from(segment.len_bytes())).sum::<u64>() < ID_BYTES.into() {
+        return FAILED;
+    }
+    let mut id = [0; ID_BYTES as usize];
+    let len = serial.len().min(id.len());
     id[..len].copy_from_slice(&serial.as_bytes()[..len]);
     let mut rest: &[u8] = &id;
     for segment in segments {
@@ -424,7 +428,7 @@ fn identify(guest: &GuestMap, segments: &[Segment], serial: &str) -> Asked<'stat
         }
         rest = later;
     }
-    if rest.is_empty() { Asked::Answer { status: S_OK, written_bytes: 21 } } else { FAILED }
+    Asked::Answer { status: S_OK, written_bytes: ID_BYTES + 1 }
 }
 
 #[cfg(test)]

@@ -63,11 +63,13 @@ impl DirtyLog {
     /// Marks the pages of a stretch of guest-physical addresses, which were written.
     fn mark(&self, guest: u64, len_bytes: u64) {
         let Some(last) = len_bytes.checked_sub(1).map(|rest| guest.saturating_add(rest) / PAGE_BYTES) else { return };
-        for page in guest / PAGE_BYTES..=last {
+        let first = guest / PAGE_BYTES;
+        for at in first / 8..=last / 8 {
             // It was made sure that the log covers all memory.
-            if let Some(index) = u32::try_from(page / 8).ok().filter(|index| *index < self.bytes.count()) {
-                self.bytes.set_bits(index, 1 << (page % 8));
-            }
+            let Some(index) = u32::try_from(at).ok().filter(|index| *index < self.bytes.count()) else { return };
+            let from = if at == first / 8 { u8::MAX << (first % 8) } else { u8::MAX };
+            let to = if at == last / 8 { u8::MAX >> (7 - last % 8) } else { u8::MAX };
+            self.bytes.set_bits(index, from & to);
         }
     }
 }
@@ -110,6 +112,23 @@ impl Marker {
         self.written[usize::from(head)].extend_from_slice(segments);
     }
 
+    /// So many bytes of these were written for the request with this head.
+    pub(crate) fn begin_within(&mut self, head: u16, segments: &[Segment], len_bytes: u32) {
+        let mut left = len_bytes;
+        for segment in segments {
+            let (piece, _) = segment.split_at(left.min(segment.len_bytes()));
+            left -= piece.len_bytes();
+            if piece.len_bytes() > 0 {
+                self.written[usize::from(head)].push(piece);
+            }
+        }
+    }
+
+    /// The request with this head was refused: nothing was written for it. It has yet to `end`.
+    pub(crate) fn refuse(&mut self, head: u16) {
+        self.written[usize::from(head)].clear();
+    }
+
     /// It has ended, and its status is written.
     pub(crate) fn end(&mut self, head: u16, status: Spot, guest: &GuestMap) {
         let segments = self.written[usize::from(head)].drain(..);
@@ -144,6 +163,8 @@ mod tests {
             (7 * 4096 + 4095, 8194, vec![7, 8, 9, 10]),
             (5, 0, vec![]),
             (63 * 4096, 1 << 20, vec![63]),
+            (5 * 4096, 30 * 4096, (5..35).collect()),
+            (8 * 4096, 16 * 4096, (8..24).collect()),
             (u64::MAX, 1, vec![]),
         ] {
             let fd = memfd_create("log", MemfdFlags::CLOEXEC).unwrap();
@@ -164,5 +185,36 @@ mod tests {
         let mut bytes = [0; 8];
         rustix::io::pread(&fd, &mut bytes, 0).unwrap();
         assert_eq!(bytes, [0x83, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81]);
+    }
+
+    /// What the log of a guest of 16 pages says once a request with head 1 has ended whose status lies on the last of them.
+    fn marked(begin: impl FnOnce(&mut Marker, &[Segment])) -> Vec<u32> {
+        let fd = memfd_create("log", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, 8).unwrap();
+        let log = Arc::new(DirtyLog::map(&fd, 0, 8).unwrap());
+        let region = Region::anonymous(16 * PAGE_BYTES).unwrap();
+        let mut guest = GuestMap::default();
+        guest.add(spinel_core::mem::GuestRange { guest: 0, user: 0, region: Arc::clone(&region) }).unwrap();
+        let segments = [region.segment(0, 5).unwrap(), region.segment(2 * 4096, 3 * 4096).unwrap()];
+        let status = region.segment(15 * 4096, 1).unwrap().first().unwrap();
+        let mut marker = Marker::new(RingLog { log, ring: [None; 2] }, 4, 8);
+        begin(&mut marker, &segments);
+        marker.end(1, status, &guest);
+        let mut bytes = [0; 8];
+        rustix::io::pread(&fd, &mut bytes, 0).unwrap();
+        (0..64).filter(|page| u64::from_le_bytes(bytes) >> page & 1 == 1).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_marked_and_not_what_might_have_been() {
+        assert_eq!(marked(|marker, all| marker.begin(1, all)), [0, 2, 3, 4, 15]);
+        assert_eq!(marked(|marker, all| marker.begin_within(1, all, 5)), [0, 15]);
+        assert_eq!(marked(|marker, all| marker.begin_within(1, all, 4102)), [0, 2, 3, 15]);
+        assert_eq!(marked(|marker, all| marker.begin_within(1, all, 0)), [15]);
+        let refused = marked(|marker, all| {
+            marker.begin(1, all);
+            marker.refuse(1);
+        });
+        assert_eq!(refused, [15]);
     }
 }

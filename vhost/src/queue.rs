@@ -296,6 +296,9 @@ impl<R: Ring> Queue<R> {
         let written_bytes = if ok { written_bytes(flight.op, flight.bytes) } else { 1 };
         finish(ring, guest, head, flight.status, blk::status_byte(status), written_bytes);
         if let Some(marker) = &mut self.marker {
+            if matches!(status, Status::Unsupported | Status::Range | Status::Protected) {
+                marker.refuse(head);
+            }
             marker.end(head, flight.status, guest);
         }
     }
@@ -526,8 +529,9 @@ impl<R: Ring> Queue<R> {
             }
             Asked::Answer { status: answer, written_bytes } => {
                 finish(ring, guest, head, status, answer, written_bytes);
+                // Not all that the chain names, which may be more than a turn is long: nobody but us has written there.
                 if let Some(marker) = &mut self.marker {
-                    marker.begin(head, self.chain.segments());
+                    marker.begin_within(head, self.chain.writable(), written_bytes - 1);
                     marker.end(head, status, guest);
                 }
             }

@@ -151,6 +151,9 @@ pub(crate) struct Args {
     pub(crate) pin_guest_memory: bool,
 
     /// Lets the kernel move the threads between the cores
+    ///
+    /// Without it, each core's thread stays where it is, and the daemon's other threads keep off these cores if they may run
+    /// on others: one that wakes there would hold up all disks of the core for milliseconds.
     #[arg(long)]
     pub(crate) no_pin: bool,
 

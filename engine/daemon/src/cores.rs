@@ -37,8 +37,8 @@ pub(crate) enum DeniedError {
         /// Those it may use.
         allowed: CoreList,
     },
-    /// The system does not say.
-    #[error("the system does not say which cores this process may use: {0}")]
+    /// The system does not say, or does not let it choose.
+    #[error("the system does not say which cores this process may use, or does not let it choose among them: {0}")]
     System(rustix::io::Errno),
 }
 
@@ -107,6 +107,19 @@ impl CoreList {
         };
         let denied: Vec<CoreId> = named.0.iter().copied().filter(|core| !allowed.0.contains(core)).collect();
         if denied.is_empty() { Ok(named.clone()) } else { Err(DeniedError::Cores { wanted: Self(denied), allowed }) }
+    }
+
+    /// Has this thread, and those that it starts and that do not say otherwise, keep off these cores, if it may use others: a
+    /// thread that a reactor wakes would else run where that one does, and hold it up for milliseconds.
+    pub(crate) fn leave(&self) -> Result<(), DeniedError> {
+        let mut rest = CpuSet::new();
+        for core in Self::allowed()?.0.iter().filter(|core| !self.0.contains(core)) {
+            rest.set(usize::from(core.0));
+        }
+        if rest.count() == 0 {
+            return Ok(());
+        }
+        rustix::thread::sched_setaffinity(None, &rest).map_err(DeniedError::System)
     }
 
     /// Them all, in ascending order.

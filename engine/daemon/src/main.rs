@@ -70,8 +70,12 @@ fn main() -> ExitCode {
 
 /// Starts everything, serves until told to stop, and stops everything.
 fn run(args: &Args, log: Log) -> Result<(), Box<dyn Error>> {
-    let events = Events::install()?;
     let cores = CoreList::granted(args.cores())?;
+    if !args.no_pin {
+        // Before there is any other thread.
+        cores.leave()?;
+    }
+    let events = Events::install()?;
     // First of all, so that a second daemon on the same socket touches nothing else.
     let listener = if args.takeover { None } else { Some(socket::bind(&args.rpc_socket())?) };
     let socket = listener.is_some().then(|| OwnSocket(args.rpc_socket()));

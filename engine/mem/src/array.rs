@@ -223,7 +223,12 @@ impl Array<u8> {
     pub fn set_bits(&self, index: u32, bits: u8) {
         // SAFETY: the address is live as long as self; every access of ours to it is atomic or volatile.
         let byte = unsafe { AtomicU8::from_ptr(self.at(index).as_ptr()) };
-        byte.fetch_or(bits, Ordering::SeqCst);
+        if bits == u8::MAX {
+            // Nobody's bits are lost, and many bytes in a row cost a store each.
+            byte.store(bits, Ordering::Release);
+        } else {
+            byte.fetch_or(bits, Ordering::SeqCst);
+        }
     }
 }
 

@@ -24,6 +24,30 @@ fn threads(daemon: &Daemon) -> Vec<String> {
     tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok()).map(|name| name.trim().to_owned()).collect()
 }
 
+/// Where each thread of a daemon may run, by its name.
+fn places(daemon: &Daemon) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let status = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.unwrap().path().join("status")).ok();
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().to_owned()
+    };
+    tasks.filter_map(status).map(|status| (field(&status, "Name:"), field(&status, "Cpus_allowed_list:"))).collect()
+}
+
+#[test]
+fn threads_that_answer_keep_off_the_cores_that_poll() {
+    let daemon = Daemon::start_with(TempDir::new().unwrap(), ["--cores", "1"]);
+    daemon.done("bdev_malloc_create", json!({"name": "m", "block_size": 512, "num_blocks": 2048}));
+    daemon.done("vhost_create_blk_controller", json!({"ctrlr": "vm0", "dev_name": "m"}));
+    let _guest = Guest::connect(&daemon.folder().join("vhost/vm0"));
+    let places = places(&daemon);
+    assert!(places.iter().any(|(name, list)| name == "reactor-1" && list == "1"), "{places:?}");
+    let others: Vec<_> = places.iter().filter(|(name, _)| !name.starts_with("reactor-") && !name.starts_with("iou-")).collect();
+    let on_core_1 = |list: &str| list.split(',').any(|part| part == "1" || part.starts_with("1-") || part.starts_with("0-"));
+    assert!(others.len() > 1 && others.iter().all(|(_, list)| !on_core_1(list)), "{places:?}");
+}
+
 #[test]
 fn a_queue_goes_where_it_is_told_to_and_its_guest_goes_on() {
     let daemon = daemon();
