@@ -20,7 +20,7 @@ pub(crate) struct Spinelbench {
 }
 
 impl Spinelbench {
-    /// Starts it; its log is named after the case.
+    /// Starts it; its log is named after the case. It polls unless told otherwise.
     pub(crate) fn start(bench: &Bench, case: &str, verb: &str, target: &str, arguments: &[&str]) -> Result<Self, Failure> {
         let log = bench.logs.join(format!("{case}.spinelbench.log"));
         let mut command = Command::new(bench.program("spinelbench"));

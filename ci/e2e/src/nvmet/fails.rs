@@ -1,7 +1,7 @@
 //! Linux' target that is cut off, held and killed under verified load, and returns: what its hosts see is a pause, or a failure where
 //! that was asked for.
 
-use super::{LOOK, PATIENCE, PORTS, SUBSYSTEM, Target};
+use super::{GENTLY, LOOK, PATIENCE, PORTS, SUBSYSTEM, Target};
 use crate::fabric::attachment;
 use crate::spinelbench::{Spinelbench, figures, path, vhost};
 use crate::{Bench, Failure, Findings, claim};
@@ -38,7 +38,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Findings, Failure> {
     let log = bench.logs.join(format!("{CASE}.writes"));
     let load = ["-w", "randrw", "-b", "4K-32K", "-d", "8", "--time", "600s", "--allow-writes", "--verify", "--log", path(&log)?];
     let report = bench.logs.join(format!("{CASE}.json"));
-    let all = [load.as_slice(), &["--json", path(&report)?]].concat();
+    let all = [load.as_slice(), &GENTLY, &["--json", path(&report)?]].concat();
     let mut load = Spinelbench::start(bench, CASE, "run", &vhost(&socket), &all)?;
     wait(&mut load, BUSY)?;
     for way in [0, 1] {
@@ -131,7 +131,7 @@ fn hold(target: &mut Target<'_>, load: &mut Spinelbench, findings: &mut Findings
 fn kill(target: &mut Target<'_>, load: &mut Spinelbench, findings: &mut Findings) -> Result<(), Failure> {
     let socket = impatient(target)?;
     let steady = ["--rate", "50", "-d", "8", "--time", "600s", "--warm-up", "0ms", "--area", "1M"];
-    let other = Spinelbench::start(target.bench, CASE, "run", &vhost(&socket), &steady)?;
+    let other = Spinelbench::start(target.bench, CASE, "run", &vhost(&socket), &[steady.as_slice(), &GENTLY].concat())?;
     let served = until(load, || Ok(ended(target, "quickn1")?.0 > 8))?;
     let clean = ended(target, "quickn1")?.1 == 0;
     target.kill();

@@ -23,6 +23,8 @@ const NVMET: &str = include_str!("../../guest/nvmet.sh");
 /// The subsystem whose namespace 1 outlives the guest, and the ports by which the guest offers it.
 const SUBSYSTEM: &str = "nqn.2026-11.example.linux:disks";
 const PORTS: [u16; 2] = [4420, 4421];
+/// Loads sleep while they wait: the guest needs the processors.
+const GENTLY: [&str; 2] = ["--wait", "sleep"];
 /// What it may take until something is so: machines are busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked.

@@ -1,6 +1,6 @@
 //! Linux' target in use: verified load with and without digests, namespaces that come, grow and go, and hosts that prove who they are.
 
-use super::{LOOK, PATIENCE, PORTS, SUBSYSTEM, Target, two_cores};
+use super::{GENTLY, LOOK, PATIENCE, PORTS, SUBSYSTEM, Target, two_cores};
 use crate::fabric::{add_key, attachment};
 use crate::spinelbench::{Spinelbench, figures, path, vhost};
 use crate::{Bench, Failure, Findings, claim};
@@ -46,7 +46,7 @@ fn verified(target: &Target<'_>, name: &str, url: &str, arguments: &[&str], find
     let report = target.bench.logs.join(format!("{CASE}.json"));
     let load = ["-w", "randrw", "-b", "4K-128K", "-d", "8", "--flush-every", "50", "--requests", "200"];
     let checked = ["--area", "16M", "--allow-writes", "--verify", "--json", path(&report)?];
-    let all = [&load, arguments, &checked].concat();
+    let all = [&load, arguments, &checked, &GENTLY].concat();
     Spinelbench::start(target.bench, CASE, "run", url, &all)?.ends_with(0)?;
     let run = figures(&report)?;
     let (requests, stamps) = (run["all"]["requests"].as_u64().unwrap_or(0), run["verified"]["stamps"].as_u64().unwrap_or(0));
