@@ -35,7 +35,7 @@ enum Part {
     Tests,
     /// The documentation builds without a warning
     Docs,
-    /// Arbitrary bytes in a guest's rings and messages break nothing, for a minute and a half
+    /// Arbitrary bytes in a guest's rings and messages, and from hosts and targets of NVMe/TCP, break nothing, for two minutes
     Fuzz,
     /// A request takes no more instructions than was accepted
     Budgets,
@@ -43,8 +43,6 @@ enum Part {
     Guests,
 }
 
-/// How long arbitrary bytes are tried with each target.
-const FUZZ_S: u64 = 30;
 /// Naming the target keeps build scripts and macros free of the flags.
 const FUZZ_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What makes a program tell libFuzzer which paths an input has taken. It needs no nightly compiler.
@@ -154,9 +152,24 @@ fn failed_tests(log: &Path) -> String {
     failed.map(|line| format!("\n  {line}")).collect()
 }
 
-/// The fuzz targets with the folders of their seeds: the queue by the kind of its ring, and whole sessions.
-const FUZZ_TARGETS: [(&str, &str); 3] =
-    [("queue", "vhost/fuzz/seeds"), ("packed", "vhost/fuzz/seeds_packed"), ("session", "vhost/fuzz/seeds_session")];
+/// A package of fuzz targets.
+struct Fuzzed {
+    folder: &'static str,
+    /// How long arbitrary bytes are tried with each of them.
+    seconds: u64,
+    /// Them with the folders of their seeds.
+    targets: [(&'static str, &'static str); 3],
+}
+
+/// Of guests: the queue by the kind of its ring, and whole sessions. Of NVMe/TCP: PDUs, and whole sessions of either side.
+const FUZZED: [Fuzzed; 2] = [
+    Fuzzed { folder: "vhost/fuzz", seconds: 30, targets: [("queue", "seeds"), ("packed", "seeds_packed"), ("session", "seeds_session")] },
+    Fuzzed {
+        folder: "engine/nvmf/fuzz",
+        seconds: 10,
+        targets: [("pdu", "seeds_pdu"), ("target_session", "seeds_target"), ("initiator_session", "seeds_initiator")],
+    },
+];
 
 /// The fuzz targets, each from its seeds, for a short while.
 fn fuzz(project: &Project, logs: &Path) -> Row {
@@ -167,25 +180,34 @@ fn fuzz(project: &Project, logs: &Path) -> Row {
         return Row { name: name.to_owned(), outcome: Outcome::Skipped, took: Duration::ZERO, detail, skipped: 1 };
     }
     row(name, |step| {
-        let log = logs.join("fuzz.log");
-        let folder = project.target.join("fuzz");
-        let build = ["build", "--release", "--locked", "--manifest-path", "vhost/fuzz/Cargo.toml", "--target", FUZZ_TARGET];
-        let folder_name = folder.display().to_string();
-        let environment = [("CARGO_TARGET_DIR", folder_name.as_str()), ("RUSTFLAGS", FUZZ_FLAGS)];
-        project.cargo(&build, &environment, &log, step)?;
         let mut detail = Vec::new();
-        for (target, seeds) in FUZZ_TARGETS {
-            let log = logs.join(format!("fuzz-{target}.log"));
-            let found = project.fresh_folder(&format!("fuzz/found-{target}"))?;
-            let mut command = Command::new(folder.join(FUZZ_TARGET).join("release").join(target));
-            command.arg(&found).arg(project.root.join(seeds));
-            command.arg(format!("-max_total_time={FUZZ_S}")).arg(format!("-artifact_prefix={}/", logs.display()));
-            let limit = Duration::from_secs(4 * FUZZ_S);
-            run_watched("the fuzz target", &mut command, &log, limit, &mut || step.say(tail(&log, 1).trim()))?;
-            detail.push(format!("{target}: {}", tail(&log, 1).trim()));
+        for fuzzed in &FUZZED {
+            detail.extend(fuzz_package(project, logs, fuzzed, step)?);
         }
         Ok(Passed { detail: detail.join("; "), skipped: 0 })
     })
+}
+
+/// Builds one package's fuzz targets and tries them, one after the other.
+fn fuzz_package(project: &Project, logs: &Path, fuzzed: &Fuzzed, step: &Step) -> Result<Vec<String>, Failure> {
+    let folder = project.target.join("fuzz");
+    let manifest = format!("{}/Cargo.toml", fuzzed.folder);
+    let build = ["build", "--release", "--locked", "--manifest-path", &manifest, "--target", FUZZ_TARGET];
+    let folder_name = folder.display().to_string();
+    let environment = [("CARGO_TARGET_DIR", folder_name.as_str()), ("RUSTFLAGS", FUZZ_FLAGS)];
+    project.cargo(&build, &environment, &logs.join("fuzz.log"), step)?;
+    let mut detail = Vec::new();
+    for (target, seeds) in fuzzed.targets {
+        let log = logs.join(format!("fuzz-{target}.log"));
+        let found = project.fresh_folder(&format!("fuzz/found-{target}"))?;
+        let mut command = Command::new(folder.join(FUZZ_TARGET).join("release").join(target));
+        command.arg(&found).arg(project.root.join(fuzzed.folder).join(seeds));
+        command.arg(format!("-max_total_time={}", fuzzed.seconds)).arg(format!("-artifact_prefix={}/", logs.display()));
+        let limit = Duration::from_secs(60 + 3 * fuzzed.seconds);
+        run_watched("the fuzz target", &mut command, &log, limit, &mut || step.say(tail(&log, 1).trim()))?;
+        detail.push(format!("{target}: {}", tail(&log, 1).trim()));
+    }
+    Ok(detail)
 }
 
 /// The instructions that requests take, counted in the optimised program.

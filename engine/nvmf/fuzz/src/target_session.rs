@@ -515,7 +515,7 @@ fn data(u: &mut Unstructured<'_>, peer: &mut Peer, r2t: &R2t) -> Result<Vec<u8>>
     let mut at = 0;
     for number in 0..pieces {
         let last = number + 1 == pieces;
-        let left = r2t.len_bytes - at;
+        let left = r2t.len_bytes.saturating_sub(at);
         let len = if last { left } else { (left / 2).max(1) };
         if len == 0 {
             break;
