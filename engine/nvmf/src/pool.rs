@@ -135,6 +135,8 @@ pub struct Pool {
     region: Arc<Region>,
     small: Units,
     large: Units,
+    /// How often something was given back.
+    given: u64,
 }
 
 /// A core's pool as its connections hold it.
@@ -155,7 +157,7 @@ impl Pool {
             })?;
             core.map(Arc::clone(&region));
             let large = Units::new(LARGE_UNIT_BYTES, 0, size.large_units);
-            Ok(Self { region, small: Units::new(SMALL_UNIT_BYTES, large_bytes, size.small_units), large })
+            Ok(Self { region, small: Units::new(SMALL_UNIT_BYTES, large_bytes, size.small_units), large, given: 0 })
         })
     }
 
@@ -191,9 +193,16 @@ impl Pool {
         Some([(); 2].map(|()| Chain { first: units.take(wanted), units: wanted, size, len_bytes }))
     }
 
+    /// How often buffers were given back: who found too few looks again once this is another number.
+    #[must_use]
+    pub fn given(&self) -> u64 {
+        self.given
+    }
+
     /// Takes buffers back.
     #[inline]
     pub fn give(&mut self, account: &mut Account, chain: Chain) {
+        self.given += 1;
         let (units, held) = match chain.size {
             Size::Small => (&mut self.small, &mut account.small),
             Size::Large => (&mut self.large, &mut account.large),

@@ -30,6 +30,10 @@ const LOOK_NS: u64 = 5_000_000_000;
 /// Most PDUs of one turn, and about how many bytes of data.
 const TURN_PDUS: usize = 64;
 const TURN_BYTES: usize = 512 << 10;
+/// However impatient others are, so many PDUs are taken: each turn costs the kernel several microseconds by itself.
+const TURN_PDUS_MIN: usize = 8;
+/// No host's request takes less, with its way here and back: shorter turns it would not notice.
+const NETWORK_NS: u64 = 40_000;
 /// The same beside others on its core.
 const TURN_BYTES_AMONG_OTHERS: usize = 128 << 10;
 /// The least and the most that is announced as the most data of one PDU.
@@ -124,7 +128,7 @@ impl<S: Stream> Connection<S> {
         Ok(Self {
             member: crowd.join(),
             crowd,
-            among_others: 1,
+            among_others: TURN_PDUS_MIN,
             name: format!("nvmf {peer}"),
             outbox: Outbox::new(stream.room()),
             stream,
@@ -146,10 +150,10 @@ impl<S: Stream> Connection<S> {
     /// turns are longer than they notice.
     #[inline]
     fn share(&mut self, now: Instant) -> (usize, usize) {
-        self.among_others = match self.crowd.meet(self.member, now, self.queue.usual_ns()) {
+        self.among_others = match self.crowd.meet(self.member, now, self.queue.usual_ns().max(NETWORK_NS)) {
             Company::Alone => return (TURN_PDUS, TURN_BYTES),
             Company::Patient => TURN_PDUS.min(self.among_others + 1),
-            Company::Impatient => (self.among_others / 2).max(1),
+            Company::Impatient => (self.among_others / 2).max(TURN_PDUS_MIN),
         };
         (self.among_others, TURN_BYTES_AMONG_OTHERS)
     }

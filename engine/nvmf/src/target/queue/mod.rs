@@ -37,6 +37,9 @@ pub(crate) use io::Io;
 pub(crate) use slots::{Answer, Phase, SlotId};
 use slots::{Overfull, Slots};
 
+/// How many commands that wait are tried in vain in one turn: what they wait for hardly ever comes to one and not to others,
+/// and a host that takes nothing may have all its commands wait for ever.
+const RETRIES_IN_VAIN: usize = 4;
 /// Entries of a queue that has not said yet how many it has.
 const ENTRIES_OF_STRANGERS: u16 = 2;
 
@@ -94,6 +97,10 @@ pub(crate) struct Queue {
     proves: bool,
     /// and has not yet.
     unproven: bool,
+    /// How many that wait were tried in vain since one was not, or something came that any may wait for.
+    in_vain: usize,
+    /// How often buffers had been given back by then.
+    given: u64,
 }
 
 impl Queue {
@@ -103,7 +110,17 @@ impl Queue {
         let seat = Seat::take(core, voice.id());
         let slots = Slots::new(ENTRIES_OF_STRANGERS);
         let desk = Desk { slots, pool, account: Account::default(), voice, options, now: Instant::default(), usual_ns: 0 };
-        Ok(Self { desk, seat, role: Role::Stranger, state: State::Running, fed: Instant::default(), proves: false, unproven: false })
+        Ok(Self {
+            desk,
+            seat,
+            role: Role::Stranger,
+            state: State::Running,
+            fed: Instant::default(),
+            proves: false,
+            unproven: false,
+            in_vain: 0,
+            given: 0,
+        })
     }
 
     /// A command has come, and `capsule_bytes` of data come with it.
@@ -334,16 +351,22 @@ impl Queue {
             }
             Role::Stranger | Role::Asking(_) => false,
         };
-        if (told || done || !self.desk.slots.waiting.is_empty()) && self.state != State::Closed {
-            self.retry();
+        if !self.desk.slots.waiting.is_empty() && self.state != State::Closed {
+            let given = self.desk.pool.borrow().given();
+            if std::mem::replace(&mut self.given, given) != given || told || done {
+                self.in_vain = 0;
+            }
+            self.retry(if told { usize::MAX } else { RETRIES_IN_VAIN });
         }
         told || done
     }
 
-    /// Lets those go on that wait, as far as they can.
+    /// Lets those go on that wait, as far as they can, until so many in a row could not.
     #[inline(never)]
-    fn retry(&mut self) {
+    fn retry(&mut self, in_vain_max: usize) {
+        let mut in_vain = 0;
         for _ in 0..self.desk.slots.waiting.len() {
+            let waiting = self.desk.slots.waiting.len();
             let Some(id) = self.desk.slots.waiting.pop_front() else { break };
             let slot = self.desk.slots.get(id);
             let needs_data = slot.command.direction() == Direction::ToController && slot.len_bytes > 0 && !slot.arrived;
@@ -351,6 +374,12 @@ impl Queue {
                 self.fetch(id);
             } else {
                 self.run(id);
+            }
+            // Whoever has to wait on stands at the end of the line now, and the others have their turn in the next ones.
+            let waits_on = self.desk.slots.waiting.len() == waiting;
+            (in_vain, self.in_vain) = if waits_on { (in_vain + 1, self.in_vain + 1) } else { (0, 0) };
+            if in_vain >= in_vain_max {
+                break;
             }
         }
     }
@@ -488,7 +517,8 @@ impl Queue {
 
     /// When it has to be looked at again.
     pub(crate) fn arm(&mut self) -> Armed {
-        if self.seat.any() {
+        // Whoever waits is tried once more before the core sleeps: what wakes it may have come for somebody else before.
+        if self.seat.any() || self.in_vain < self.desk.slots.waiting.len() {
             return Armed::Ready;
         }
         match &mut self.role {
