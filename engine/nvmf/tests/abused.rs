@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::host::{HOST, Host, OTHER, Talk};
-use common::world::{BLOCKS, SUBSYSTEM, World};
+use common::wire::HostEnd;
+use common::world::{BLOCKS, SUBSYSTEM, World, address};
 use spinel_core::{Channel, Core, Device, Geometry, OpenError};
 use spinel_nvme::admin::Abort;
 use spinel_nvme::command::{Fused, IoOpcode};
@@ -14,7 +15,7 @@ use spinel_nvme::io::Blocks;
 use spinel_nvme::sgl::Sgl;
 use spinel_nvme::status::StatusCode;
 use spinel_nvmf::pool::PoolSize;
-use spinel_nvmf::target::{NamespaceSpec, Options};
+use spinel_nvmf::target::{NamespaceSpec, Options, STRANGERS_MAX};
 use spinel_volume::{MemoryDevice, Shape};
 use zerocopy::IntoBytes as _;
 
@@ -170,4 +171,31 @@ fn nothing_comes_behind_a_request_to_terminate() {
     assert!(io.terminated);
     world.pass(Duration::from_secs(3));
     assert!(io.end.is_closed());
+}
+
+#[test]
+fn those_who_say_nothing_keep_nobody_out_however_many_they_are() {
+    let mut world = World::new(Options::default());
+    let (mut admin, mut io) = world.pair(Talk::PLAIN);
+    let mut silent: Vec<HostEnd> = Vec::new();
+    for number in 0..3 * STRANGERS_MAX {
+        let end = HostEnd::default();
+        let far = end.clone();
+        let (port, from) = (world.ports[0], address(0));
+        assert!(world.target.admit(world.mailbox(), port, "silent".into(), from, move |core| Ok(far.stream(core))), "{number}");
+        silent.push(end);
+        world.rotate();
+        if number % 8 == 0 {
+            world.turns(8);
+        }
+    }
+    // A mailbox hands over one thing a turn.
+    world.turns(4 * STRANGERS_MAX);
+    let open = silent.iter().filter(|end| !end.is_closed()).count();
+    assert!(open <= STRANGERS_MAX && silent[2 * STRANGERS_MAX + 1..].iter().all(|end| !end.is_closed()), "{open} are left");
+    let id = admin.keep_alive();
+    assert!(admin.wait(&mut world, id).status.is_success());
+    let id = io.read(0, 1);
+    assert!(io.wait(&mut world, id).status.is_success());
+    drop(world.pair(Talk::PLAIN));
 }

@@ -278,6 +278,8 @@ pub(crate) enum ReserveError {
 /// Why a connection is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Closing {
+    /// Too many others have come since, and it has said nothing.
+    Crowded,
     /// Its controller has ended, or is reset.
     Controller,
     /// An administrator has taken something away: the subsystem, the listener, or the host's permission.

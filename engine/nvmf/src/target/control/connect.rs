@@ -39,6 +39,7 @@ impl State {
         let link = self.links.get_mut(&from).expect("it was found above");
         link.auth = auth;
         link.belongs = Some(Belongs { subsystem, cntlid, qid: request.qid });
+        self.strangers.remove(&from);
         let share = self.shares.entry(link.mailbox.core()).or_default();
         *if request.qid > 0 { &mut share.io_queues } else { &mut share.admin_queues } += 1;
         let (peer, arrived) = (&link.peer, link.arrived.clone());
@@ -124,6 +125,7 @@ impl State {
     /// A connection is over. With its admin queue goes the controller.
     pub(super) fn ended(&mut self, who: ConnectionId) {
         let Some(link) = self.links.remove(&who) else { return };
+        self.strangers.remove(&who);
         link.note_unproven();
         let share = self.shares.entry(link.mailbox.core()).or_default();
         for (.., meters, meter) in &link.meters {

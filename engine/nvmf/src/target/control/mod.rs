@@ -37,6 +37,9 @@ use subsystem::{Controllers, Subsystem};
 
 /// Most connections of all hosts together.
 pub const CONNECTIONS_MAX: usize = 8192;
+/// Most connections that have not said yet what they are for. One more, and the oldest of them goes: so many that say nothing
+/// keep nobody out who does.
+pub const STRANGERS_MAX: usize = 1024;
 /// Most connections of one host.
 pub const CONNECTIONS_OF_HOST_MAX: usize = 2048;
 /// Most subsystems.
@@ -129,6 +132,8 @@ struct State {
     connections: u64,
     instances: u64,
     links: BTreeMap<ConnectionId, Link>,
+    /// Those that have not said yet what they are for, and were not told to go.
+    strangers: BTreeSet<ConnectionId>,
     subsystems: BTreeMap<Nqn, Subsystem>,
     ports: BTreeMap<PortId, Port>,
     referrals: Vec<Referral>,
@@ -151,6 +156,7 @@ impl Target {
             connections: 0,
             instances: 0,
             links: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             subsystems: BTreeMap::new(),
             ports: BTreeMap::new(),
             referrals: Vec::new(),
@@ -206,6 +212,12 @@ impl Target {
         let id = ConnectionId(state.connections);
         state.connections += 1;
         state.links.insert(id, Link { mailbox, port, peer, arrived, belongs: None, auth: None, meters: Vec::new() });
+        state.strangers.insert(id);
+        if state.strangers.len() > STRANGERS_MAX
+            && let Some(oldest) = state.strangers.pop_first()
+        {
+            state.tell(oldest, || Told::Close(Closing::Crowded));
+        }
         Some(Voice { from: id, sender: self.shared.sender.clone() })
     }
 }
