@@ -46,6 +46,8 @@ pub struct Chain {
     units: u32,
     size: Size,
     len_bytes: u32,
+    /// It was lent beyond its account's share.
+    beyond: bool,
 }
 
 impl Chain {
@@ -62,6 +64,8 @@ impl Chain {
 pub struct Account {
     small: u32,
     large: u32,
+    /// How many commands have buffers beyond its share.
+    beyond: u8,
 }
 
 impl Account {
@@ -71,6 +75,9 @@ impl Account {
         u64::from(self.small) * u64::from(SMALL_UNIT_BYTES) + u64::from(self.large) * u64::from(LARGE_UNIT_BYTES)
     }
 }
+
+/// How many commands of one account may have buffers beyond its share: two that are done as one wait for each other.
+const BEYOND_MAX: u8 = 2;
 
 /// End of a list of units.
 const NONE: u32 = u32::MAX;
@@ -164,33 +171,60 @@ impl Pool {
     /// Buffers for `len_bytes`, which are not zero; none if there are too few at the moment, or `account` holds its share.
     #[inline]
     pub fn take(&mut self, account: &mut Account, len_bytes: u32) -> Option<Chain> {
-        debug_assert!(len_bytes > 0, "nothing needs no buffer");
-        let (size, units, held) = if len_bytes <= SMALL_UNIT_BYTES {
-            (Size::Small, &mut self.small, &mut account.small)
-        } else {
-            (Size::Large, &mut self.large, &mut account.large)
-        };
-        let wanted = len_bytes.div_ceil(units.unit_bytes);
-        if !units.would_give(*held, wanted) {
+        let wanted = self.units_of(len_bytes);
+        if !self.would_give(account, len_bytes) {
             return None;
         }
-        *held += wanted;
-        Some(Chain { first: units.take(wanted), units: wanted, size, len_bytes })
+        Some(self.lend(account, len_bytes, wanted))
     }
 
     /// Buffers for `len_bytes` twice, or none at all.
     pub fn take_two(&mut self, account: &mut Account, len_bytes: u32) -> Option<[Chain; 2]> {
+        let wanted = self.units_of(len_bytes);
+        let (units, held) = self.share_of(account, len_bytes);
+        if !units.would_give(held, 2 * wanted) {
+            return None;
+        }
+        Some([(); 2].map(|()| self.lend(account, len_bytes, wanted)))
+    }
+
+    /// The same for data that lie before others of the same connection, which nobody can bring as long as these are not taken:
+    /// of a few commands at a time beyond the share, as long as there are any buffers at all. The second chain comes if `twice`.
+    pub fn take_brought(&mut self, account: &mut Account, len_bytes: u32, twice: bool) -> Option<(Chain, Option<Chain>)> {
+        let wanted = self.units_of(len_bytes);
+        let all = if twice { 2 * wanted } else { wanted };
+        let (units, held) = self.share_of(account, len_bytes);
+        let beyond = !units.would_give(held, all);
+        if beyond && (account.beyond >= BEYOND_MAX || all > units.free) {
+            return None;
+        }
+        let mut chain = self.lend(account, len_bytes, wanted);
+        chain.beyond = beyond;
+        account.beyond += u8::from(beyond);
+        Some((chain, twice.then(|| self.lend(account, len_bytes, wanted))))
+    }
+
+    #[inline]
+    fn units_of(&self, len_bytes: u32) -> u32 {
+        debug_assert!(len_bytes > 0, "nothing needs no buffer");
+        len_bytes.div_ceil(if len_bytes <= SMALL_UNIT_BYTES { SMALL_UNIT_BYTES } else { LARGE_UNIT_BYTES })
+    }
+
+    /// Units for so many bytes, and how many of them an account holds.
+    #[inline]
+    fn share_of(&self, account: &Account, len_bytes: u32) -> (&Units, u32) {
+        if len_bytes <= SMALL_UNIT_BYTES { (&self.small, account.small) } else { (&self.large, account.large) }
+    }
+
+    #[inline]
+    fn lend(&mut self, account: &mut Account, len_bytes: u32, wanted: u32) -> Chain {
         let (size, units, held) = if len_bytes <= SMALL_UNIT_BYTES {
             (Size::Small, &mut self.small, &mut account.small)
         } else {
             (Size::Large, &mut self.large, &mut account.large)
         };
-        let wanted = len_bytes.div_ceil(units.unit_bytes);
-        if !units.would_give(*held, 2 * wanted) {
-            return None;
-        }
-        *held += 2 * wanted;
-        Some([(); 2].map(|()| Chain { first: units.take(wanted), units: wanted, size, len_bytes }))
+        *held += wanted;
+        Chain { first: units.take(wanted), units: wanted, size, len_bytes, beyond: false }
     }
 
     /// How often buffers were given back: who found too few looks again once this is another number.
@@ -208,6 +242,7 @@ impl Pool {
             Size::Large => (&mut self.large, &mut account.large),
         };
         *held -= chain.units;
+        account.beyond -= u8::from(chain.beyond);
         units.give(chain.first, chain.units);
     }
 
@@ -285,8 +320,8 @@ impl Pool {
     /// Whether `account` would get buffers for `len_bytes` now.
     #[must_use]
     pub fn would_give(&self, account: &Account, len_bytes: u32) -> bool {
-        let (units, held) = if len_bytes <= SMALL_UNIT_BYTES { (&self.small, account.small) } else { (&self.large, account.large) };
-        units.would_give(held, len_bytes.div_ceil(units.unit_bytes))
+        let (units, held) = self.share_of(account, len_bytes);
+        units.would_give(held, self.units_of(len_bytes))
     }
 
     fn units(&self, chain: &Chain) -> &Units {
@@ -395,6 +430,23 @@ mod tests {
         assert_eq!(pool.take_two(&mut account, 4 * LARGE_UNIT_BYTES), None, "and one of them would fit");
         assert_eq!((account.large, pool.large.free), (0, 7));
         pool.give(&mut other, kept);
+    }
+
+    #[test]
+    fn what_was_brought_gets_buffers_beyond_the_share_of_two_commands_at_a_time() {
+        let (_rig, pool) = pool(16, 0);
+        let mut pool = pool.borrow_mut();
+        let mut account = Account::default();
+        let mut kept: Vec<Chain> = std::iter::from_fn(|| pool.take(&mut account, 512)).collect();
+        let (one, none) = pool.take_brought(&mut account, 512, false).unwrap();
+        let (two, second) = pool.take_brought(&mut account, 512, true).unwrap();
+        assert!(none.is_none() && second.is_some());
+        assert_eq!(pool.take_brought(&mut account, 512, false), None);
+        pool.give(&mut account, one);
+        kept.push(pool.take_brought(&mut account, 512, false).unwrap().0);
+        kept.extend([two].into_iter().chain(second));
+        kept.into_iter().for_each(|chain| pool.give(&mut account, chain));
+        assert_eq!((account.held_bytes(), account.beyond, pool.small.free), (0, 0, 16));
     }
 
     #[test]

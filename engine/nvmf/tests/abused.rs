@@ -199,3 +199,27 @@ fn those_who_say_nothing_keep_nobody_out_however_many_they_are() {
     assert!(io.wait(&mut world, id).status.is_success());
     drop(world.pair(Talk::PLAIN));
 }
+
+#[test]
+fn data_that_come_with_a_command_do_not_wait_for_buffers_that_others_behind_them_would_free() {
+    for fused in [false, true] {
+        let mut world = World::new(Options { pool: PoolSize { small_units: 24, large_units: 4 }, ..Options::default() });
+        let (_admin, mut io) = world.pair(Talk::PLAIN);
+        io.answers_r2ts = false;
+        let mut ids: Vec<u16> = (0..24).map(|block| io.write(block, &[3; 512], false)).collect();
+        io.settle(&mut world);
+        assert!((6..24).contains(&io.r2ts.len()), "{} have buffers, and the others wait", io.r2ts.len());
+        if fused {
+            let compare = Blocks::new(40, 1).command(IoOpcode::Compare, 1, Sgl::capsule(0, 512)).with_fused(Fused::First);
+            ids.push(io.send(compare, &[0; 512], &[]));
+            let write = Blocks::new(40, 1).command(IoOpcode::Write, 1, Sgl::capsule(0, 512)).with_fused(Fused::Second);
+            ids.push(io.send(write, &[4; 512], &[]));
+        } else {
+            ids.extend((40..44).map(|block| io.write(block, &[4; 512], true)));
+        }
+        // What was asked for comes behind it.
+        io.answers_r2ts = true;
+        std::mem::take(&mut io.r2ts).iter().for_each(|r2t| io.answer_r2t(r2t));
+        ids.into_iter().for_each(|id| assert!(io.wait(&mut world, id).status.is_success()));
+    }
+}

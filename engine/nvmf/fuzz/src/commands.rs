@@ -21,6 +21,8 @@ pub(crate) const SUBSYSTEM: &str = "nqn.2026-11.io.spinel:open";
 pub(crate) const GUARDED: &str = "nqn.2026-11.io.spinel:guarded";
 pub(crate) const DISCOVERY: &str = "nqn.2014-08.org.nvmexpress.discovery";
 pub(crate) const HOST: &str = "nqn.2026-11.io.spinel:host";
+/// Another one, with which it shares namespaces.
+pub(crate) const SECOND: &str = "nqn.2026-11.io.spinel:second";
 pub(crate) const NEIGHBOUR: &str = "nqn.2026-11.io.spinel:neighbour";
 
 /// ICReq: two bits are digests, the others the alignment.
@@ -161,7 +163,13 @@ pub(crate) fn command(u: &mut Unstructured<'_>, peer: &mut Peer, cntlid: u16) ->
         raw[u.choose_index(64)?] = u.arbitrary()?;
         command = Command::read_from_bytes(&raw).expect("64 bytes");
     }
-    let data = if in_capsule { vec![u.arbitrary()?; bytes as usize] } else { Vec::new() };
+    let mut data = if in_capsule { vec![u.arbitrary()?; bytes as usize] } else { Vec::new() };
+    if matches!(command.opcode(), 0x0d | 0x11 | 0x15) {
+        // So few keys that they are the right ones now and then.
+        for key in data.chunks_exact_mut(8) {
+            key.copy_from_slice(&u64::from(u.int_in_range(0..=2_u8)?).to_le_bytes());
+        }
+    }
     let spoilt = u.ratio(1, 16)?;
     Ok(peer.command(&command, &data, spoilt))
 }
@@ -207,7 +215,7 @@ fn reservation(u: &mut Unstructured<'_>) -> Result<(Command, u32)> {
 /// A Connect, perhaps not quite.
 fn joins(u: &mut Unstructured<'_>, peer: &mut Peer, cntlid: u16) -> Result<Vec<u8>> {
     let queue = u.int_in_range(0..=3)?;
-    let host = *u.choose(&[HOST, HOST, HOST, NEIGHBOUR])?;
+    let host = *u.choose(&[HOST, HOST, SECOND, NEIGHBOUR])?;
     let subsystem = *u.choose(&[SUBSYSTEM, SUBSYSTEM, GUARDED, DISCOVERY])?;
     let controller = match u.int_in_range(0..=7_u8)? {
         0 => u.arbitrary()?,

@@ -25,14 +25,14 @@ use spinel_nvmf::auth::{Group, Hash, Key, Policy};
 use spinel_nvmf::nqn::Nqn;
 use spinel_nvmf::pool::PoolSize;
 use spinel_nvmf::target::{
-    Address, AnaState, Family, HostSecrets, Identity, ListenerSpec, NamespaceIds, NamespaceSpec, Options, Pending, PortId, SubsystemSpec,
-    Target,
+    Address, AnaState, Family, HostSecrets, Identity, ListenerSpec, NamespaceIds, NamespaceSpec, Options, Pending, PortId, ReferralSpec,
+    SubsystemSpec, Target,
 };
 use spinel_nvmf::tcp::{DataPdu, R2t};
 use spinel_reactor::Reactor;
 use spinel_volume::{MemoryDevice, Shape};
 
-use commands::{GUARDED, HOST, NEIGHBOUR, SUBSYSTEM, connect, enable, request};
+use commands::{DISCOVERY, GUARDED, HOST, NEIGHBOUR, SECOND, SUBSYSTEM, connect, enable, request};
 use peer::{DATA_BYTES_MAX, Peer};
 use wire::HostEnd;
 
@@ -166,6 +166,9 @@ impl Rig {
         self.now = self.now.after_ns(10_000);
         self.reactor.turn(self.now);
         self.target.turn();
+        // Whether it would sleep makes no difference.
+        let _ = self.reactor.arm();
+        self.reactor.disarm();
     }
 
     fn settle(&mut self, peer: &mut Peer) {
@@ -240,6 +243,7 @@ impl Rig {
     fn end(&mut self, mut peers: Vec<Peer>) {
         for peer in &mut peers {
             peer.end.set_deaf(false);
+            peer.end.cut(usize::MAX);
             peer.look();
             peer.end.end();
         }
@@ -286,7 +290,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn play(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        let (how, far) = (u.arbitrary::<u8>()?, u.int_in_range(0..=6_u8)?);
+        let (how, far) = (u.arbitrary::<u8>()?, u.int_in_range(0..=8_u8)?);
         self.begin(how, far);
         for _ in 0..STEPS_MAX {
             if u.is_empty() || self.peers.is_empty() {
@@ -298,7 +302,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// In good order: nothing, the set-up, an admin queue, an enabled one, one and two queues for I/O; or one that has to prove.
+    /// In good order: nothing, the set-up, an admin queue, an enabled one, one and two queues for I/O; or one that has to prove,
+    /// one of discovery, two hosts.
     fn begin(&mut self, how: u8, far: u8) {
         self.open();
         if far == 0 {
@@ -306,10 +311,24 @@ impl Session<'_> {
         }
         self.agree(how);
         if far == 6 {
-            return self.connect(0, GUARDED);
+            return self.connect(0, GUARDED, HOST);
         }
+        if far == 7 {
+            self.connect(0, DISCOVERY, HOST);
+            return self.done(|_| enable());
+        }
+        if far == 8 {
+            self.connect(0, SUBSYSTEM, SECOND);
+            self.done(|_| enable());
+            self.open();
+            self.agree(how);
+            self.connect(1, SUBSYSTEM, SECOND);
+            self.open();
+            self.agree(how);
+        }
+        let far = if far == 8 { 4 } else { far };
         for queue in 0..far.saturating_sub(1).min(1) {
-            self.connect(queue.into(), SUBSYSTEM);
+            self.connect(queue.into(), SUBSYSTEM, HOST);
         }
         if far >= 3 {
             self.done(|_| enable());
@@ -317,7 +336,7 @@ impl Session<'_> {
         for queue in 1..=u16::from(far.saturating_sub(3)) {
             self.open();
             self.agree(how);
-            self.connect(queue, SUBSYSTEM);
+            self.connect(queue, SUBSYSTEM, HOST);
         }
     }
 
@@ -336,8 +355,8 @@ impl Session<'_> {
         self.turns(4);
     }
 
-    fn connect(&mut self, queue: u16, subsystem: &str) {
-        let data = commands::connect_data(HOST, subsystem, if queue == 0 { 0xffff } else { self.cntlid });
+    fn connect(&mut self, queue: u16, subsystem: &str, host: &str) {
+        let data = commands::connect_data(host, subsystem, if queue == 0 { 0xffff } else { self.cntlid });
         let peer = self.last();
         let id = peer.fresh_id();
         let said = peer.command(&connect(queue, 5000).with_id(id), &data, false);
@@ -405,7 +424,8 @@ impl Session<'_> {
                 self.open();
                 if u.ratio(7, 8)? {
                     self.agree(how);
-                    self.connect(queue, SUBSYSTEM);
+                    let host = *u.choose(&[HOST, HOST, SECOND])?;
+                    self.connect(queue, SUBSYSTEM, host);
                 }
             }
             23 => self.pass(u)?,
@@ -444,7 +464,7 @@ impl Session<'_> {
     /// Something of what the host looks at is different.
     fn change(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         let Rig { target, port, .. } = &*self.rig;
-        match u.int_in_range(0..=5_u8)? {
+        match u.int_in_range(0..=6_u8)? {
             0 => {
                 let state = *u.choose(&[AnaState::Optimized, AnaState::NonOptimized, AnaState::Inaccessible])?;
                 let group = if u.arbitrary()? { Some(u.int_in_range(1..=4)?) } else { None };
@@ -456,6 +476,13 @@ impl Session<'_> {
                 let _ = target.set_namespace_group(SUBSYSTEM, 1, u.int_in_range(1..=4)?).expect("it is there");
             }
             4 => self.rig.renew_now(),
+            5 => {
+                let elsewhere = Nqn::parse(DISCOVERY).expect("a name");
+                let spec = ReferralSpec { subsystem: elsewhere.clone(), address: address(), secure: u.arbitrary()? };
+                if target.add_referral(spec).is_err() {
+                    target.remove_referral(&elsewhere, &address()).expect("it is there");
+                }
+            }
             _ => target.set_secrets(GUARDED, &Nqn::parse(HOST).expect("a name"), commands::secrets(KEY)).expect("it is named"),
         }
         Ok(())

@@ -78,6 +78,12 @@ impl Desk {
         pool.take(&mut self.account, len_bytes).map(|data| Reserved { data, other: None })
     }
 
+    /// The same for a command whose data come with it: as long as they are not taken, nothing behind them comes.
+    pub(crate) fn reserve_for_brought(&mut self, len_bytes: u32, twice: bool) -> Option<Reserved> {
+        let taken = self.pool.borrow_mut().take_brought(&mut self.account, len_bytes, twice);
+        taken.map(|(data, other)| Reserved { data, other })
+    }
+
     /// Gives reserved buffers back that are not needed after all.
     #[cold]
     pub(crate) fn release(&mut self, reserved: Option<Reserved>) {

@@ -143,7 +143,7 @@ impl Queue {
         };
         let mut reserved = None;
         if to_controller && capsule_bytes > 0 {
-            reserved = self.desk.reserve(len_bytes, self.compares(command));
+            reserved = self.desk.reserve_for_brought(len_bytes, self.compares(command));
             if reserved.is_none() {
                 return Ok(Taken::Later);
             }
